@@ -1,0 +1,1 @@
+"""Your own tasks: `invoke --list` shows them as own.NAME. The template never touches this file."""

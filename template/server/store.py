@@ -1,0 +1,110 @@
+"""The database: initialised when empty, checked when not, never upgraded while serving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+# "mlflow" in ASCII. MLflow's own lock is a file in /tmp, which two instances do not share:
+# https://github.com/mlflow/mlflow/issues/19299
+ADVISORY_LOCK = 0x6D6C666C6F77
+
+
+class SchemaError(Exception):
+    """The database's schema is not the one this MLflow needs. The message says what to do."""
+
+
+def open_stores(uri: str, artifact_root: str) -> None:
+    """Open MLflow's stores on one shared connection pool; create the schema of an empty database.
+
+    Raises:
+        SchemaError: the schema is older or newer than this MLflow's.
+        sqlalchemy.exc.SQLAlchemyError: the database does not answer.
+    """
+    from mlflow.server.handlers import initialize_backend_stores
+    from mlflow.store.db import utils
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
+
+    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    # Each store would open a pool of its own; the budget of connections is for one a process.
+    for store in (TrackingStore, RegistryStore):
+        store._engine_map[uri] = engine
+    with _locked(engine):
+        if utils._is_empty_database(engine):
+            utils._initialize_tables(engine)
+        check_schema(engine)
+        initialize_backend_stores(uri, uri, artifact_root)
+
+
+def migrate(uri: str) -> None:
+    """Upgrade the schema to this MLflow's, as `mlflow db upgrade` does, one process at a time.
+
+    Raises:
+        SchemaError: the schema is newer than this MLflow's.
+        sqlalchemy.exc.SQLAlchemyError: the database does not answer, or a migration failed.
+    """
+    from mlflow.store.db import utils
+
+    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    with _locked(engine):
+        if utils._is_empty_database(engine):
+            utils._initialize_tables(engine)
+        elif _position(engine) == "older":
+            utils._upgrade_db(engine)
+        check_schema(engine)
+
+
+def check_schema(engine: Engine) -> None:
+    """Compare the schema's revision with the one this MLflow needs.
+
+    Raises:
+        SchemaError: they differ.
+    """
+    position = _position(engine)
+    if position == "older":
+        raise SchemaError(
+            "the database's schema is older than this MLflow's: upgrade it first, by running "
+            "this image once with the command `python -m server migrate`"
+        )
+    if position == "newer":
+        raise SchemaError(
+            "the database's schema is newer than this MLflow's: a newer image has upgraded it; "
+            "deploy an image with that MLflow or a later one"
+        )
+
+
+def _position(engine: Engine) -> str:
+    """Return where the database's revision lies: "current", "older" or "newer"."""
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+    from mlflow.store.db import utils
+
+    revision = utils._get_schema_version(engine)
+    scripts = ScriptDirectory.from_config(utils._get_alembic_config(""))
+    if revision == scripts.get_current_head():
+        return "current"
+    if revision is None:
+        return "older"
+    try:
+        scripts.get_revision(revision)
+    except CommandError:  # no such revision in this MLflow
+        return "newer"
+    return "older"
+
+
+@contextmanager
+def _locked(engine: Engine) -> Iterator[None]:
+    """Hold a Postgres advisory lock, so that of all instances one at a time is inside."""
+    import sqlalchemy
+
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(ADVISORY_LOCK)))
+        try:
+            yield
+        finally:
+            connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_unlock(ADVISORY_LOCK)))

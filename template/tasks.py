@@ -1,0 +1,144 @@
+"""The deployment's tasks: `invoke --list` shows them. Each parses, calls and prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from invoke import Collection, Context, Exit, task
+
+import own_tasks
+from deployment.errors import DeploymentError
+from deployment.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from deployment.stack import Stack
+
+PORT = "Port of this machine for the service; the two after it are taken too."
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """Turn an expected error into its sentence and exit code 1."""
+    try:
+        yield
+    except (DeploymentError, SettingsError) as error:
+        raise Exit(str(error), code=1) from None
+
+
+def settings(c: Context) -> Settings:
+    """Return the settings of invoke.yaml."""
+    if "deployment" not in c.config:
+        raise SettingsError("invoke.yaml has no `deployment`: run invoke in the project's folder")
+    return Settings.load(c.config.deployment._config)
+
+
+def stack(c: Context, port: int) -> Stack:
+    """Return the local stack, up or not."""
+    from deployment.stack import Stack  # imports Docker's client: not for `invoke --list`
+
+    return Stack(settings(c), port)
+
+
+@task(
+    help={
+        "port": PORT,
+        "detach": "Leave it running and return; `invoke local-down` ends it.",
+        "fresh": "Delete the data of earlier runs first (asks).",
+        "migrate": "Upgrade the kept database's schema first: after a new MLflow version.",
+        "yes": "Do not ask.",
+    }
+)
+def local_up(
+    c: Context,
+    port: int = 4180,
+    detach: bool = False,
+    fresh: bool = False,
+    migrate: bool = False,
+    yes: bool = False,
+) -> None:
+    """Run the whole service on this machine, behind sign-in, until Ctrl-C."""
+    from deployment import stack as local
+
+    with said(), local.interruptible():
+        this = stack(c, port)
+        if fresh:
+            wipe(this, yes)
+        try:
+            this.up(migrate=migrate)
+            print(this.summary(), flush=True)
+            if not detach:
+                this.follow()
+        except KeyboardInterrupt:
+            print("\nstopping", flush=True)
+            raise Exit(code=130) from None
+        finally:
+            if not detach or sys.exc_info()[0]:
+                with local.uninterrupted():
+                    this.down()
+
+
+@task(help={"data": "Delete its database and artifacts too (asks).", "yes": "Do not ask."})
+def local_down(c: Context, data: bool = False, yes: bool = False) -> None:
+    """Stop the local stack; its data stays unless told otherwise."""
+    with said():
+        this = stack(c, 4180)
+        found = this.down()
+        if data:
+            wipe(this, yes)
+        kept = ", ".join(this.volumes())
+        print("stopped" if found else "nothing was running", f"(kept: {kept})" if kept else "")
+
+
+@task(help={"follow": "Go on until Ctrl-C."})
+def local_logs(c: Context, follow: bool = False) -> None:
+    """Print the local service's log."""
+    with said():
+        try:
+            for line in stack(c, 4180).logs(follow=follow):
+                print(line, flush=True)
+        except KeyboardInterrupt:
+            pass
+
+
+@task(help={"user": "Whose token; the first test user when not given.", "port": PORT})
+def local_token(c: Context, user: str = "", port: int = 4180) -> None:
+    """Print a token of a local test user, for MLFLOW_TRACKING_TOKEN."""
+    from deployment import sign_in
+    from deployment import stack as local
+
+    with said():
+        this = stack(c, port)
+        print(sign_in.local_token(this.issuer, local.CLIENT_ID, user or this.users[0]))
+
+
+@task
+def lock(c: Context) -> None:
+    """Pin what the images install, with hashes: the newest versions that requirements.in allows."""
+    common = "--python-version 3.15 --universal --generate-hashes --no-header --no-annotate --upgrade"
+    wheels = "--only-binary :all: --no-binary pyyaml"
+    excludes = "--excludes server/requirements-excluded.txt"
+    for folder, name, options in (
+        ("server", "requirements", f"{wheels} {excludes}"),
+        ("server", "build-requirements", wheels),
+        ("local/sign-in", "requirements", wheels),
+    ):
+        source, target = f"{folder}/{name}.in", f"{folder}/{name}.lock"
+        c.run(f"uv pip compile --quiet {common} {options} {source} --output-file {target}", echo=True)
+
+
+def wipe(this: Stack, yes: bool) -> None:
+    """Delete the local data, when asked and answered."""
+    volumes = this.volumes()
+    if not volumes:
+        return
+    print(f"This deletes {', '.join(volumes)}: every local experiment, run, model and artifact.")
+    if not yes and input("Type yes to go on: ").strip() != "yes":
+        raise DeploymentError("nothing was deleted")
+    this.down(data=True)
+
+
+ns = Collection(local_up, local_down, local_logs, local_token, lock)
+ns.add_collection(Collection.from_module(own_tasks), name="own")
