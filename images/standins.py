@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import docker
+from docker.errors import APIError, ImageNotFound
 
 HERE = Path(__file__).parent
 # Inside a build pip and others must trust what this machine trusts. Beside the distribution's own
@@ -26,6 +28,28 @@ LABEL = "LABEL stand-in=true"
 
 class StandInError(Exception):
     """A stand-in could not be built. The message says why."""
+
+
+def ensure(client: docker.DockerClient, name: str) -> None:
+    """Have the image here: it is already, or is pulled, or its stand-in is built. Say which.
+
+    Raises:
+        StandInError: none of the three.
+    """
+    try:
+        client.images.get(name)
+    except ImageNotFound:
+        begin = time.monotonic()
+        try:
+            client.images.pull(name)
+            done = "pulled"
+        except APIError:
+            print(f"{name}: no registry gives it; building a stand-in", flush=True)
+            build(client, name)
+            done = "built"
+        print(f"{name}: {done} in {time.monotonic() - begin:.0f} s", flush=True)
+    else:
+        print(f"{name}: here", flush=True)
 
 
 def build(client: docker.DockerClient, name: str) -> None:

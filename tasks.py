@@ -1,0 +1,93 @@
+"""For whoever has this repository: `invoke --list`. The generated project has tasks of its own."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import yaml
+from invoke import Collection, Context, Exit, task
+
+ROOT = Path(__file__).parent
+SCRATCH = ROOT / "build/project"
+PROJECT = "Folder of the rendered project."
+
+
+@task(help={"project": PROJECT})
+def render(c: Context, project: str = str(SCRATCH)) -> None:
+    """Render the template with its default answers, as this checkout holds it."""
+    import copier
+
+    copier.run_copy(
+        str(ROOT), project, defaults=True, overwrite=True, quiet=True, vcs_ref="HEAD", unsafe=False
+    )
+    print(f"rendered the default answers to {project}")
+
+
+@task(help={"project": PROJECT}, pre=[render])
+def images(c: Context, project: str = str(SCRATCH)) -> None:
+    """Pull the pinned base images; build stand-ins where no registry answers."""
+    import docker
+
+    from images import standins
+
+    client = docker.from_env(timeout=600)
+    pins = yaml.safe_load(Path(project, "invoke.yaml").read_text())["deployment"]["images"]
+    for name in pins.values():
+        try:
+            standins.ensure(client, name)
+        except standins.StandInError as error:
+            raise Exit(str(error), code=1) from None
+
+
+@task(
+    pre=[images],
+    help={"port": "Port of this machine; the two after it are taken too.", "detach": "Leave it running."},
+)
+def local_up(c: Context, port: int = 4180, detach: bool = False) -> None:
+    """Bring MLflow up behind sign-in, log a real training run and read it back."""
+    invoke = f"{shlex.quote(sys.executable)} -m invoke"
+    with c.cd(str(SCRATCH)):
+        c.run(f"{invoke} local-up --detach --port {port}")
+        try:
+            prove(c, invoke, port)
+            if not detach:
+                print("Ctrl-C stops it; until then its log:", flush=True)
+                c.run(f"{invoke} local-logs --follow")
+        finally:
+            if not detach:
+                c.run(f"{invoke} local-down", hide=True)
+
+
+def prove(c: Context, invoke: str, port: int) -> None:
+    """Run the project's example against the stack as a user would."""
+    print("\nTraining three models and logging them, as a user would:\n", flush=True)
+    token = c.run(f"{invoke} local-token --port {port}", hide=True)
+    assert token is not None
+    c.run(
+        "uv run --quiet --no-project --with-requirements examples/requirements.txt examples/train.py",
+        env={
+            "MLFLOW_TRACKING_URI": f"http://localhost:{port}",
+            "MLFLOW_TRACKING_TOKEN": token.stdout.strip(),
+            "STORAGE_EMULATOR_HOST": f"http://localhost:{port + 2}",
+        },
+    )
+
+
+@task
+def local_down(c: Context) -> None:
+    """Stop what `invoke local-up --detach` left running; its data stays."""
+    with c.cd(str(SCRATCH)):
+        c.run(f"{shlex.quote(sys.executable)} -m invoke local-down")
+
+
+@task
+def lock(c: Context) -> None:
+    """Pin what ./setup and the checks install, with hashes."""
+    options = "--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade"
+    for name in ("requirements", "requirements-checks", "images/requirements-go"):
+        c.run(f"uv pip compile --quiet {options} {name}.in --output-file {name}.lock", echo=True)
+
+
+ns = Collection(render, images, local_up, local_down, lock)

@@ -1,0 +1,105 @@
+"""The proxy's configuration: closed whatever the provider, and in agreement with what is around it."""
+
+import base64
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployment import proxy
+from server import environment, preflight
+
+ROOT = Path(__file__).parent.parent
+PROVIDERS = {
+    "google": proxy.Provider("google", "id.apps.googleusercontent.com", 'a"b\\c'),
+    "oidc": proxy.Provider("oidc", "id", "secret", "https://gitlab.com"),
+    "github": proxy.Provider("github", "id", "secret"),
+}
+
+
+def text(kind: str, emails: tuple[str, ...] = ()) -> str:
+    return proxy.render(
+        PROVIDERS[kind],
+        url="https://mlflow-1.europe-west1.run.app",
+        allowed_domains=["example.com"],
+        allowed_emails=emails,
+        cookie_secret=proxy.new_cookie_secret(),
+    )
+
+
+@pytest.mark.parametrize("kind", PROVIDERS)
+def test_nothing_is_open(kind: str) -> None:
+    config = tomllib.loads(text(kind))
+    assert preflight.open_settings(config) == []
+    assert config["cookie_name"].startswith("__Host-")
+    assert config["cookie_secure"] is config["cookie_httponly"] is True
+    assert config["email_domains"] == ["example.com"]
+    assert config["redirect_url"] == "https://mlflow-1.europe-west1.run.app/oauth2/callback"
+
+
+def test_google_takes_gclouds_tokens_and_those_made_for_the_service() -> None:
+    config = tomllib.loads(text("google"))
+    assert config["client_secret"] == 'a"b\\c'
+    assert config["extra_jwt_issuers"] == [
+        "https://accounts.google.com=32555940559.apps.googleusercontent.com",
+        "https://accounts.google.com=https://mlflow-1.europe-west1.run.app",
+    ]
+    assert preflight.issuers(config) == ["https://accounts.google.com"]
+
+
+def test_oidc_names_its_issuer() -> None:
+    config = tomllib.loads(text("oidc"))
+    assert preflight.issuers(config) == [config["oidc_issuer_url"]] == ["https://gitlab.com"]
+
+
+def test_addresses_travel_in_the_configuration() -> None:
+    made = text("github", emails=("ada@example.org", "grace@example.org"))
+    assert preflight.allowed_emails(made) == ["ada@example.org", "grace@example.org"]
+    assert tomllib.loads(made)["authenticated_emails_file"] == str(preflight.EMAILS_FILE)
+
+
+def test_no_address_no_file() -> None:
+    assert "authenticated_emails_file" not in tomllib.loads(text("google"))
+
+
+def test_cookie_secret_is_32_bytes_in_base64url() -> None:
+    made = {proxy.new_cookie_secret() for _ in range(100)}
+    assert len(made) == 100
+    assert {len(base64.urlsafe_b64decode(secret)) for secret in made} == {32}
+
+
+def test_mlflow_port_is_one_in_all_files() -> None:
+    config = tomllib.loads(text("google"))
+    start = (ROOT / "start.sh").read_text()
+    assert config["upstreams"] == [f"http://{environment.HOST}:{environment.PORT}/"]
+    assert f"\nMLFLOW_PORT={environment.PORT}\n" in start
+
+
+def test_images_in_dockerfiles_are_those_of_invoke_yaml() -> None:
+    import yaml
+
+    images = yaml.safe_load((ROOT / "invoke.yaml").read_text())["deployment"]["images"]
+    for path in (ROOT / "Dockerfile", ROOT / "local/sign-in/Dockerfile"):
+        for name, default in re.findall(r"^ARG (\w+)_IMAGE=(.+)$", path.read_text(), re.MULTILINE):
+            assert images[name.lower()] == default
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/experiments/search",
+        "/ajax-api/2.0/mlflow/runs/search",
+        "/v1/traces",
+        "/graphql",
+        "/get-artifact",
+        "/gateway/x/mlflow/invocations",
+        "/health",
+        "/version",
+    ],
+)
+def test_programs_paths_answer_401_not_a_redirect(path: str) -> None:
+    config: dict[str, Any] = tomllib.loads(text("google"))
+    assert any(re.search(route, path) for route in config["api_routes"])
+    assert not any(re.search(route, "/") for route in config["api_routes"])
