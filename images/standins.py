@@ -68,9 +68,7 @@ def build(client: docker.DockerClient, name: str) -> None:
         archive = Path(scratch) / "root.tar"
         with tarfile.open(archive, "w") as tar:
             tar.add(root, arcname=".")
-        client.api.import_image(
-            str(archive), repository=repository, tag=tag, changes=[*changes, LABEL]
-        )
+        client.api.import_image(str(archive), repository=repository, tag=tag, changes=[*changes, LABEL])
 
 
 def _python(root: Path, tag: str) -> list[str]:

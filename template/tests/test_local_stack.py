@@ -45,7 +45,9 @@ def test_who_may_enter_can_log_and_read(stack: Stack) -> None:
         assert made.status_code == 200, made.text
         experiment = made.json()["experiment_id"]
         run = api(stack, user, "POST", "runs/create", experiment_id=experiment).json()["run"]["info"]
-        logged = api(stack, user, "POST", "runs/log-metric", run_id=run["run_id"], key="m", value=0.5, timestamp=1)
+        logged = api(
+            stack, user, "POST", "runs/log-metric", run_id=run["run_id"], key="m", value=0.5, timestamp=1
+        )
         assert logged.status_code == 200
         read = api(stack, user, "GET", f"runs/get?run_id={run['run_id']}").json()["run"]
         assert read["data"]["metrics"][0]["value"] == 0.5

@@ -1,0 +1,278 @@
+"""What the template renders to, over the matrix of its own choices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import copier
+import pytest
+import yaml
+
+from tests.conftest import ANSWERS, QUESTIONS, ROOT, Render
+
+sys.path.insert(0, str(ROOT / "template"))  # the same rules, in the generated project's own words
+from deployment import settings as rules
+
+# One answer changed at a time: every choice of every question, as copier.yml names them.
+MATRIX = [
+    (name, value)
+    for name, question in QUESTIONS.items()
+    for value in (
+        question["choices"].values()
+        if isinstance(question.get("choices"), dict)
+        else question.get("choices", [])
+    )
+]
+# What a choice needs beside it
+NEEDS: dict[Any, dict[str, Any]] = {
+    ("identity_provider", "oidc"): {"oidc_issuer_url": "https://gitlab.com"},
+    ("cpu", 2): {"memory": "1Gi", "database_tier": "db-g1-small"},
+    ("cpu", 4): {"memory": "2Gi", "database_tier": "db-custom-1-3840"},
+    ("cpu", 6): {"memory": "4Gi", "database_tier": "db-custom-2-7680"},
+    ("cpu", 8): {"memory": "4Gi", "database_tier": "db-custom-2-7680"},
+}
+
+
+def check(folder: Path) -> dict[str, Any]:
+    """Parse all that was rendered, check the settings, and return them."""
+    for path in folder.rglob("*"):
+        assert "{{" not in path.name and ".jinja" not in path.name
+        if path.suffix in (".yml", ".yaml"):
+            yaml.safe_load(path.read_text())
+        if path.suffix == ".toml":
+            tomllib.loads(path.read_text())
+        if path.suffix == ".sh":
+            subprocess.run(["bash", "-n", str(path)], check=True)
+    values = yaml.safe_load((folder / "invoke.yaml").read_text())["deployment"]
+    rules.Settings.load(values)
+    return dict(values)
+
+
+@pytest.mark.parametrize(("name", "value"), MATRIX)
+def test_every_choice_renders_a_valid_project(name: str, value: object, render: Render) -> None:
+    folder = render(**{name: value}, **NEEDS.get((name, value), {}))
+    values = check(folder)
+    if name != "ci":
+        assert values[name] == value
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_named_answers_render_a_valid_project(answers: str, render: Render) -> None:
+    folder = render(answers)
+    values = check(folder)
+    for name, value in ANSWERS[answers].items():
+        if name == "allowed":
+            assert values["allowed"] == value.replace(",", " ").split()
+        elif name != "ci":
+            assert values[name] == value
+    title = ANSWERS[answers].get("title", "MLflow")
+    assert (folder / "README.md").read_text().startswith(f"# {title}\n")
+
+
+@pytest.mark.parametrize(
+    ("ci", "files"),
+    [
+        ("none", set()),
+        ("github", {".github/workflows/checks.yml"}),
+        ("gitlab", {".gitlab-ci.yml"}),
+    ],
+)
+def test_pipeline_only_if_asked_for(ci: str, files: set[str], render: Render) -> None:
+    folder = render(ci=ci)
+    found = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and (".github" in path.parts or path.name == ".gitlab-ci.yml")
+    }
+    assert found == files
+
+
+# Every refusal: the answer, what else it needs, words of the reason. Both the question and, for who
+# edits invoke.yaml, the settings refuse it.
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"service": "Mlflow"}, "lower-case"),
+    ({"service": "m"}, "2 to 26"),
+    ({"service": "a" * 27}, "2 to 26"),
+    ({"service": "-a"}, "lower-case"),
+    ({"service": "a-"}, "lower-case"),
+    ({"service": "my-google"}, "google"),
+    ({"google_project": "My Project"}, "project"),
+    ({"google_project": "123456"}, "project"),
+    ({"region": "Belgium"}, "europe-west1"),
+    ({"allowed": "*"}, "everybody"),
+    ({"allowed": "example.com, *"}, "everybody"),
+    ({"allowed": "*.example.com"}, "everybody"),
+    ({"allowed": " , "}, "obody could sign in"),
+    ({"allowed": "example"}, "a domain such as"),
+    ({"allowed": "example.com, bad@"}, "an address"),
+    ({"allowed": "a@b@example.com"}, "address"),
+    ({"identity_provider": "oidc", "oidc_issuer_url": "http://gitlab.com"}, "https://"),
+    ({"identity_provider": "oidc", "oidc_issuer_url": ""}, "https://"),
+    ({"identity_provider": "oidc", "oidc_issuer_url": "https://x.test/?a=b"}, "https://"),
+    ({"memory": "511Mi"}, "512Mi"),
+    ({"memory": "512M"}, "Mi or Gi"),
+    ({"memory": "5Gi"}, "4096Mi"),
+    ({"cpu": 4, "memory": "1Gi", "max_instances": 1}, "2048Mi"),
+    ({"max_instances": 0}, "at least 1"),
+    ({"max_instances": 1, "min_instances": 2}, "at least 1"),
+    ({"max_instances": 5}, "27 connections"),
+    ({"max_instances": 100, "database_tier": "db-custom-2-7680"}, "407 connections"),
+    *(({"allowed": domain}, "anybody can open an account") for domain in sorted(rules.PUBLIC_MAIL_DOMAINS)),
+]
+
+
+@pytest.mark.parametrize(("answers", "words"), REFUSED)
+def test_refused_by_the_question_with_the_reason(
+    answers: dict[str, Any], words: str, render: Render, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="Validation error") as caught:
+        render(**answers)
+    assert words.lower() in " ".join(str(caught.value).split()).lower()
+    assert not (tmp_path / "project").exists()
+
+
+@pytest.mark.parametrize(("answers", "words"), REFUSED)
+def test_refused_by_the_settings_too(answers: dict[str, Any], words: str, project: Path) -> None:
+    values = yaml.safe_load((project / "invoke.yaml").read_text())["deployment"]
+    if "allowed" in answers:
+        answers = {"allowed": answers["allowed"].replace(",", " ").split()}
+    with pytest.raises(rules.SettingsError) as caught:
+        rules.Settings.load({**values, **answers})
+    assert words.lower() in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("name", [name for name, question in QUESTIONS.items() if "choices" in question])
+def test_what_is_no_choice_is_refused(name: str, render: Render) -> None:
+    with pytest.raises((ValueError, copier.errors.CopierError)):
+        render(**{name: 77 if QUESTIONS[name]["type"] == "int" else "nonsense"})
+
+
+def test_the_questions_tables_are_the_settings_own() -> None:
+    tables = yaml.safe_load((ROOT / "copier.yml").read_text())
+    assert set(tables["public_mail_domains"]["default"]) == rules.PUBLIC_MAIL_DOMAINS
+    assert tables["least_memory"]["default"] == rules.LEAST_MEMORY
+    assert tables["most_memory"]["default"] == rules.MOST_MEMORY
+    connections = tables["tier_connections"]["default"]
+    assert set(connections) == set(QUESTIONS["database_tier"]["choices"].values())
+    assert connections == {tier: rules.tier_connections(tier) for tier in connections}
+    for label, tier in QUESTIONS["database_tier"]["choices"].items():
+        assert f" {connections[tier]} connections" in label
+
+
+def test_every_question_says_its_consequence() -> None:
+    for name, question in QUESTIONS.items():
+        assert question.get("help"), name
+        assert "default" in question, name
+
+
+def test_nothing_needs_trust() -> None:
+    settings = yaml.safe_load((ROOT / "copier.yml").read_text())
+    assert not {"_tasks", "_migrations", "_jinja_extensions"} & set(settings)
+
+
+def test_no_secret_is_asked_or_written(project: Path) -> None:
+    assert not any(question.get("secret") for question in QUESTIONS.values())
+    words = ("secret", "password", "token", "passphrase")
+    answers = yaml.safe_load((project / ".copier-answers.yml").read_text())
+    assert not [name for name in (*QUESTIONS, *answers) if any(word in name for word in words)]
+
+
+def test_an_override_that_is_no_question_is_refused(render: Render) -> None:
+    with pytest.raises(AssertionError, match="no questions"):
+        render(regoin="x")
+
+
+def test_the_messages_name_the_next_commands(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "copier", "copy", "--defaults", "--vcs-ref", "HEAD", str(ROOT)]
+    done = subprocess.run([*command, str(tmp_path / "x")], capture_output=True, text=True, check=True)
+    assert "uv run invoke local-up" in done.stderr + done.stdout
+    assert f"cd {tmp_path / 'x'}" in done.stderr + done.stdout
+
+
+# The generated project's own checks -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", "--quiet"]],
+    ids=" ".join,
+)
+def test_own_checks_pass(command: list[str], render: Render) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=render(), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("answers", ANSWERS)
+def test_own_checks_of_what_is_templated_pass(answers: str, render: Render) -> None:
+    command = [sys.executable, "-m", "pytest", "--quiet", "tests/test_settings.py", "tests/test_proxy.py"]
+    done = subprocess.run(command, cwd=render(answers), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_uv_runs_the_tasks_with_nothing_but_the_projects_own_dependencies(project: Path) -> None:
+    done = subprocess.run(
+        ["uv", "run", "--quiet", "--no-dev", "invoke", "--list"], cwd=project, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "local-up" in done.stdout
+
+
+# Update ----------------------------------------------------------------------------------------------
+
+
+def test_update_from_a_tagged_state_keeps_a_users_edits(tmp_path: Path) -> None:
+    def git(*arguments: str, folder: Path) -> None:
+        command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.com", *arguments]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+    template = tmp_path / "template"
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).exists():
+            target = template / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+            target.chmod((ROOT / name).stat().st_mode)
+    git("init", "--quiet", folder=template)
+    git("add", "--all", folder=template)
+    git("commit", "--quiet", "--message", "one", folder=template)
+    git("tag", "1.0.0", folder=template)
+
+    project = tmp_path / "project"
+    copier.run_copy(str(template), project, defaults=True, quiet=True, data={"region": "us-east1"})
+    git("init", "--quiet", folder=project)
+    (project / "own_tasks.py").write_text('"""Ours."""\n')
+    settings = project / "invoke.yaml"
+    settings.write_text(settings.read_text().replace("max_instances: 3", "max_instances: 2"))
+    example = project / "examples/train.py"
+    example.write_text("print('ours')\n")
+    git("add", "--all", folder=project)
+    git("commit", "--quiet", "--message", "ours", folder=project)
+
+    start = template / "template/start.sh"
+    start.write_text(start.read_text() + "# a later version\n")
+    own = template / "template/own_tasks.py"
+    own.write_text('"""The template\'s."""\n')
+    git("commit", "--quiet", "--all", "--message", "two", folder=template)
+    git("tag", "1.1.0", folder=template)
+    copier.run_update(project, defaults=True, quiet=True, overwrite=True)
+
+    assert (project / "start.sh").read_text().endswith("# a later version\n")
+    assert (project / "own_tasks.py").read_text() == '"""Ours."""\n'
+    assert example.read_text() == "print('ours')\n"
+    assert "max_instances: 2" in settings.read_text()
+    assert "region: us-east1" in settings.read_text()
+    assert yaml.safe_load((project / ".copier-answers.yml").read_text())["_commit"] == "1.1.0"
+    check(project)
