@@ -17,7 +17,8 @@ import yaml
 
 # Lines that OAuth2-Proxy and MLflow write when all is well, beside the proxy's JSON of severity INFO.
 EXPECTED = (
-    "INFO mlflow.store.db.utils: Create",
+    "INFO mlflow.store.db.utils: Creating initial MLflow database tables",
+    "INFO mlflow.store.db.utils: Create SQLAlchemy engine with pool options",
     "INFO mlflow.store.db.utils: Updating database tables",
 )
 

@@ -67,12 +67,15 @@ def pull(client: docker.DockerClient, image: str, say: Say) -> None:
 
 def _build(client: docker.DockerClient, folder: Path, tag: str, arguments: dict[str, str], say: Say) -> None:
     lines: list[str] = []
+    step = ""
     try:
         for event in _events(client, folder, tag, arguments):
             if text := event.get("stream", "").strip():
                 lines.append(text)
                 if text.startswith("Step "):
-                    say(text.splitlines()[0][:100])
+                    step = text.splitlines()[0][:100]
+                elif text.startswith("---> Running in"):  # and not taken from the cache
+                    say(step)
             if "error" in event:
                 tail = "\n".join(f"  {line}" for line in lines[-10:])
                 raise DeploymentError(f"building {tag} failed: {event['error']}\n{tail}")

@@ -120,7 +120,7 @@ class Stack:
         self._timed("sign-in", self._build_sign_in)
         engine.pull(self.client, self.settings.images.postgres, self._saying("database"))
         engine.pull(self.client, self.settings.images.fake_gcs_server, self._saying("storage"))
-        self._remove_containers()
+        self.down()
         self._check_ports()
         try:
             self.client.networks.create(self.name("network"), labels=self._labels)

@@ -1,0 +1,500 @@
+"""The built image in the local stack: every feature through the proxy, with MLflow's own client."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+
+from tests.local import Local
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(scope="module")
+def client(local: Local) -> Iterator[MlflowClient]:
+    """MLflow's own client, as a user's program has it: all from the environment."""
+    before = dict(os.environ)
+    os.environ.update(local.environment())
+    mlflow.set_tracking_uri(None)
+    yield MlflowClient()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def run(client: MlflowClient, request: pytest.FixtureRequest) -> str:
+    """A run in an experiment of the test's own."""
+    name = request.node.name
+    found = client.get_experiment_by_name(name)
+    experiment = found.experiment_id if found else client.create_experiment(name)
+    return str(client.create_run(experiment).info.run_id)
+
+
+def files(folder: Path) -> dict[str, str]:
+    """Return the digests of a folder's files."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# Tracking --------------------------------------------------------------------------------------------
+
+
+def test_a_training_run_word_for_word_as_local_up_says(local: Local) -> None:
+    said = local.up()
+    lines = [line.split("  ")[-1].strip() for line in said.splitlines()]
+    commands = [line for line in lines if line.startswith("export ")] + ["python examples/train.py"]
+    assert len(commands) == 4
+    tools = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join(commands)],
+        cwd=local.folder,
+        env={**os.environ, "PATH": tools},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "read back diabetes-elastic-net@champion" in done.stdout
+    counted = "select count(*) from runs r join experiments e using (experiment_id) where e.name = 'diabetes'"
+    assert local.sql(counted) == [("3",)]
+    assert ("diabetes-elastic-net",) in local.sql("select name from registered_models")
+
+
+def test_params_metrics_and_tags(client: MlflowClient, run: str) -> None:
+    metrics = [Metric(f"m{i % 10}", i / 7, 1_700_000_000_000 + i, i) for i in range(1000)]
+    client.log_batch(run, metrics=metrics)
+    client.log_batch(
+        run,
+        params=[Param(f"p{i}", "x" * 500) for i in range(100)],
+        tags=[RunTag(f"t{i}", "ü" * 200) for i in range(100)],
+    )
+    data = client.get_run(run).data
+    assert len(data.metrics) == 10
+    assert data.metrics["m9"] == pytest.approx(999 / 7)
+    assert len(data.params) == 100
+    assert data.tags["t99"] == "ü" * 200
+    history = client.get_metric_history(run, "m3")
+    assert [point.step for point in history] == list(range(3, 1000, 10))
+
+
+def test_search(client: MlflowClient, run: str) -> None:
+    experiment = client.get_run(run).info.experiment_id
+    client.log_metric(run, "score", 0.75)
+    client.log_param(run, "kind", "a")
+    other = client.create_run(experiment).info.run_id
+    client.log_metric(other, "score", 0.25)
+    found = client.search_runs([experiment], "metrics.score > 0.5 and params.kind = 'a'")
+    assert [row.info.run_id for row in found] == [run]
+    ordered = client.search_runs([experiment], order_by=["metrics.score ASC"])
+    assert [row.info.run_id for row in ordered] == [other, run]
+    assert client.search_experiments(filter_string="name = 'test_search'")
+
+
+def test_deleted_and_restored(client: MlflowClient, run: str) -> None:
+    client.delete_run(run)
+    assert client.get_run(run).info.lifecycle_stage == "deleted"
+    client.restore_run(run)
+    client.set_terminated(run, "FAILED")
+    assert client.get_run(run).info.status == "FAILED"
+
+
+def test_datasets(client: MlflowClient, run: str) -> None:
+    import pandas as pd
+
+    data = mlflow.data.from_pandas(pd.DataFrame({"x": [1, 2]}), name="toy")
+    with mlflow.start_run(run_id=run):
+        mlflow.log_input(data, context="training")
+    inputs = client.get_run(run).inputs.dataset_inputs
+    assert [item.dataset.name for item in inputs] == ["toy"]
+
+
+# Artifacts -------------------------------------------------------------------------------------------
+
+
+def test_artifacts_up_and_down_also_large_ones(
+    client: MlflowClient, local: Local, run: str, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    (source / "deep/er").mkdir(parents=True)
+    (source / "deep/er/ü name.txt").write_text("text")
+    (source / "empty").write_bytes(b"")
+    (source / "large.bin").write_bytes(os.urandom(40 * 1024 * 1024))
+    client.log_artifacts(run, str(source), "data")
+    assert {item.path for item in client.list_artifacts(run, "data")} >= {"data/large.bin", "data/deep"}
+    target = client.download_artifacts(run, "data", str(tmp_path))
+    assert files(Path(target)) == files(source)
+    # They lie in the bucket, under the run's own address.
+    root = client.get_run(run).info.artifact_uri
+    bucket, _, path = root.removeprefix("gs://").partition("/")
+    listed = requests.get(f"{local.storage}/storage/v1/b/{bucket}/o", params={"prefix": path}, timeout=10)
+    sizes = {item["name"].removeprefix(f"{path}/data/"): int(item["size"]) for item in listed.json()["items"]}
+    assert sizes == {"deep/er/ü name.txt": 4, "empty": 0, "large.bin": 40 * 1024 * 1024}
+
+
+def test_the_ui_reads_artifacts_through_the_server(client: MlflowClient, local: Local, run: str) -> None:
+    client.log_text(run, "hello", "notes/a.txt")
+    answer = local.session().get(
+        f"{local.url}/get-artifact", params={"run_uuid": run, "path": "notes/a.txt"}, timeout=30
+    )
+    assert answer.text == "hello"
+
+
+# Models and traces -----------------------------------------------------------------------------------
+
+
+class Doubler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # untyped
+    """A model without a library."""
+
+    def predict(self, context: object, model_input: list[float]) -> list[float]:
+        """Double each number."""
+        return [2 * value for value in model_input]
+
+
+def test_registry_with_aliases(client: MlflowClient, run: str) -> None:
+    with mlflow.start_run(run_id=run):
+        mlflow.pyfunc.log_model(
+            name="doubler",
+            python_model=Doubler(),
+            registered_model_name="doubler",
+            pip_requirements=["mlflow"],
+        )
+    version = client.search_model_versions("name = 'doubler'")[0].version
+    client.set_registered_model_alias("doubler", "champion", version)
+    client.set_model_version_tag("doubler", version, "checked", "yes")
+    assert client.get_model_version_by_alias("doubler", "champion").tags["checked"] == "yes"
+    model = mlflow.pyfunc.load_model("models:/doubler@champion")
+    assert model.predict([1.5, 2.0]) == [3.0, 4.0]
+    client.delete_registered_model_alias("doubler", "champion")
+    client.delete_registered_model("doubler")
+    assert not client.search_registered_models("name = 'doubler'")
+
+
+def test_traces(client: MlflowClient) -> None:
+    experiment = client.create_experiment("test_traces")
+    mlflow.set_experiment(experiment_id=experiment)
+
+    @mlflow.trace  # type: ignore[untyped-decorator]
+    def add(one: int, two: int) -> int:
+        return one + two
+
+    assert add(1, 2) == 3
+    mlflow.flush_trace_async_logging()
+    (trace,) = client.search_traces(locations=[experiment])
+    assert trace.data.spans[0].name == "add"
+    assert trace.data.spans[0].outputs == 3
+
+
+def test_otlp_traces(client: MlflowClient, local: Local) -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    experiment = client.create_experiment("test_otlp")
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add()
+    span.trace_id, span.span_id, span.name = os.urandom(16), os.urandom(8), "by OTLP"
+    span.start_time_unix_nano, span.end_time_unix_nano = 1_700_000_000 * 10**9, 1_700_000_001 * 10**9
+    answer = local.session().post(
+        f"{local.url}/v1/traces",
+        data=request.SerializeToString(),
+        headers={"Content-Type": "application/x-protobuf", "x-mlflow-experiment-id": experiment},
+        timeout=30,
+    )
+    assert answer.status_code == 200, answer.text
+    assert len(client.search_traces(locations=[experiment])) == 1
+
+
+def test_prompts_and_graphql(client: MlflowClient, local: Local, run: str) -> None:
+    mlflow.genai.register_prompt("greeting", "Hello {{name}}")
+    assert mlflow.genai.load_prompt("prompts:/greeting/1").format(name="Ada") == "Hello Ada"
+    query = {
+        "query": "query GetRun($data: MlflowGetRunInput!) "
+        "{ mlflowGetRun(input: $data) { run { info { runName } } } }",
+        "operationName": "GetRun",
+        "variables": {"data": {"runId": run}},
+    }
+    answer = local.session().post(f"{local.url}/graphql", json=query, timeout=30)
+    name = client.get_run(run).info.run_name
+    assert answer.json()["data"]["mlflowGetRun"]["run"]["info"]["runName"] == name
+
+
+def test_scorers_and_evaluation_datasets(client: MlflowClient) -> None:
+    from mlflow.genai.datasets import create_dataset
+    from mlflow.genai.scorers import Correctness, list_scorers
+
+    experiment = client.create_experiment("test_scorers")
+    Correctness(model="openai:/none").register(name="right", experiment_id=experiment)
+    assert [scorer.name for scorer in list_scorers(experiment_id=experiment)] == ["right"]
+    dataset = create_dataset(name="questions", experiment_id=experiment)
+    dataset.merge_records([{"inputs": {"question": "1 + 1"}, "expectations": {"answer": "2"}}])
+    assert len(dataset.to_df()) == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["https://127.0.0.1/x", "https://169.254.169.254/x", "https://10.0.0.1/x"]
+)
+def test_webhooks_to_private_addresses_are_refused(address: str, client: MlflowClient) -> None:
+    from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
+
+    event = WebhookEvent(WebhookEntity.REGISTERED_MODEL, WebhookAction.CREATED)
+    with pytest.raises(mlflow.MlflowException, match="INVALID_PARAMETER_VALUE"):
+        client.create_webhook("hook", address, [event])
+    assert client.list_webhooks() == []
+
+
+# Who may enter ---------------------------------------------------------------------------------------
+
+PROGRAMS = [
+    "/api/2.0/mlflow/experiments/search?max_results=1",
+    "/ajax-api/2.0/mlflow/runs/search",
+    "/api/2.0/mlflow-artifacts/artifacts",
+    "/ajax-api/3.0/mlflow/traces/search",
+    "/v1/traces",
+    "/graphql",
+    "/get-artifact",
+    "/gateway/x",
+    "/health",
+    "/version",
+]
+
+
+@pytest.mark.parametrize("path", PROGRAMS)
+@pytest.mark.parametrize("token", [None, "not.a.token"])
+def test_without_a_token_programs_get_401_as_json(path: str, token: str | None, local: Local) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = requests.get(f"{local.url}{path}", headers=headers, allow_redirects=False, timeout=10)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (401, "application/json")
+
+
+@pytest.mark.parametrize("path", ["/", "/static-files/index.html", "/anything", "/metrics", "/api"])
+def test_without_a_session_people_are_sent_to_sign_in(path: str, local: Local) -> None:
+    answer = requests.get(f"{local.url}{path}", allow_redirects=False, timeout=10)
+    assert answer.status_code == 302
+    assert answer.headers["Location"].startswith(f"{local.issuer}/oauth2/authorize?")
+    assert "code_challenge_method=S256" in answer.headers["Location"]
+
+
+def test_only_ping_and_the_sign_in_answer_without_a_login(local: Local) -> None:
+    assert requests.get(f"{local.url}/ping", timeout=10).text == "OK"
+
+
+def test_another_domains_token_is_refused(local: Local) -> None:
+    for user in ("mallory@elsewhere.test", "alice@example.com.elsewhere.test", "alice@sub.example.com"):
+        for path in PROGRAMS:
+            assert local.session(user).get(f"{local.url}{path}", timeout=10).status_code == 403
+
+
+def test_another_host_or_origin_is_refused(local: Local) -> None:
+    session = local.session()
+    path = f"{local.url}/api/2.0/mlflow/experiments/search"
+    body = {"max_results": 1}
+    assert session.post(path, json=body, headers={"Origin": local.url}, timeout=10).status_code == 200
+    assert (
+        session.post(path, json=body, headers={"Origin": "https://evil.test"}, timeout=10).status_code == 403
+    )
+    assert session.get(path, params=body, headers={"Host": "evil.test"}, timeout=10).status_code == 403
+
+
+# The container ---------------------------------------------------------------------------------------
+
+
+def test_limits_and_rights_of_the_container(local: Local) -> None:
+    container = local.container("mlflow")
+    host = container.attrs["HostConfig"]
+    assert host["Memory"] == 512 * 1024**2
+    assert host["NanoCpus"] == 10**9
+    assert host["ReadonlyRootfs"]
+    assert container.exec_run("id -u").output == b"65532\n"
+    assert container.exec_run("touch /app/x").exit_code != 0
+    processes = [" ".join(row[-1].split()) for row in container.top()["Processes"]]
+    assert [
+        p for p in processes if "tini" in p or "start.sh" in p or "server" in p or "oauth2-proxy" in p
+    ] == [
+        "tini -- /app/start.sh",
+        "bash /app/start.sh",
+        "python3 -m server",
+        f"oauth2-proxy --config /secrets/oauth2-proxy.cfg --http-address 0.0.0.0:{local.port}",
+    ]
+
+
+def test_no_compiler_and_no_pip_are_left_in_the_image(local: Local) -> None:
+    container = local.container("mlflow")
+    for program in ("pip", "pip3", "gcc", "cc", "ld"):
+        assert container.exec_run(["sh", "-c", f"command -v {program}"]).exit_code != 0, program
+    assert container.exec_run("python3 -c 'import pip'").exit_code != 0
+
+
+def test_the_bytecode_is_there_and_never_checked(local: Local) -> None:
+    script = """
+import pathlib, sys, sysconfig
+for folder in ("/opt/venv/lib", "/app/server", sysconfig.get_path("stdlib")):
+    files = [p for p in pathlib.Path(folder).rglob("*.py") if "site-packages/pip" not in str(p)]
+    flags = {}
+    for path in files:
+        cached = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc"
+        state = int.from_bytes(cached.read_bytes()[4:8], "little") if cached.exists() else None
+        flags.setdefault(state, []).append(str(path))
+    print(folder, len(flags.get(1, [])), {state: paths[:3] for state, paths in flags.items() if state != 1})
+"""
+    code, output = local.container("mlflow").exec_run(["python3", "-c", script])
+    assert code == 0, output
+    lines = output.decode().splitlines()
+    assert all(line.endswith(" {}") for line in lines[:2]), lines
+
+
+def test_only_what_requests_need_is_imported(local: Local) -> None:
+    script = (
+        "from server import lazy; lazy.install()\n"
+        "import sys, uvicorn\nfrom mlflow.server.fastapi_app import app\n"
+        "print(sorted({'numpy', 'pandas', 'google.cloud.storage', 'graphene'} & set(sys.modules)))"
+    )
+    code, output = local.container("mlflow").exec_run(["python3", "-W", "ignore", "-c", script])
+    assert (code, output) == (0, b"[]\n")
+
+
+def test_the_private_names_are_those_of_mlflows_own_command(local: Local) -> None:
+    script = """
+import mlflow.server, os, types
+for name in ("POOL_SIZE", "MAX_OVERFLOW"):  # a database in memory takes none
+    os.environ.pop(f"MLFLOW_SQLALCHEMYSTORE_{name}")
+from server.environment import mlflow_environment
+seen = {}
+def capture(command, extra_env, **_):
+    seen.update(extra_env)
+    return types.SimpleNamespace(wait=lambda: None)
+mlflow.server._exec_cmd = capture
+uri, root = "sqlite://", "gs://bucket/x"
+for served in (False, True):
+    seen.clear()
+    mlflow.server._run_server(
+        file_store_path=uri, registry_store_uri=uri, serve_artifacts=served, artifacts_only=False,
+        default_artifact_root="mlflow-artifacts:/" if served else root,
+        artifacts_destination=root if served else None, host="127.0.0.1", port=5000)
+    ours = mlflow_environment({"BACKEND_STORE_URI": uri, "DEFAULT_ARTIFACT_ROOT": root,
+                               "MLFLOW_SERVE_ARTIFACTS": str(served).lower()})
+    for values in (ours, seen):
+        values.pop("_MLFLOW_SERVER_BOOT_ID")
+    assert ours == seen, (ours, seen)
+print("same")
+"""
+    code, output = local.container("mlflow").exec_run(["python3", "-W", "ignore", "-c", script])
+    assert (code, output.splitlines()[-1:]) == (0, [b"same"]), output
+
+
+# Load and restarts -----------------------------------------------------------------------------------
+
+FIRST: list[tuple[str, str, object]] = [
+    ("GET", "/api/2.0/mlflow/experiments/search?max_results=5", None),
+    ("POST", "/ajax-api/2.0/mlflow/runs/search", {"experiment_ids": ["0"]}),
+    ("GET", "/ajax-api/2.0/mlflow/registered-models/search", None),
+    ("GET", "/ajax-api/2.0/mlflow/model-versions/search", None),
+    ("POST", "/ajax-api/2.0/mlflow/logged-models/search", {"experiment_ids": ["0"]}),
+    ("POST", "/graphql", {"query": "{ __typename }"}),
+    ("POST", "/ajax-api/3.0/mlflow/traces/search", {"locations": []}),
+    ("GET", "/api/2.0/mlflow/webhooks", None),
+    ("GET", "/ajax-api/3.0/mlflow/server-info", None),
+    ("GET", "/version", None),
+    ("GET", "/", None),
+    ("GET", "/static-files/favicon.ico", None),
+    ("GET", "/api/2.0/mlflow/experiments/get?experiment_id=0", None),
+]
+
+
+def test_a_cold_server_hit_by_50_first_requests_at_once(local: Local) -> None:
+    session = local.session()
+    local.container("mlflow").restart()
+    while True:  # until the port is open; nothing but /ping is asked before
+        try:
+            if requests.get(f"{local.url}/ping", timeout=10).ok:
+                break
+        except requests.ConnectionError:
+            assert local.container("mlflow").status == "running"
+
+    def ask(number: int) -> tuple[str, int, str]:
+        method, path, body = FIRST[number % len(FIRST)]
+        answer = requests.request(
+            method, f"{local.url}{path}", json=body, headers=session.headers, timeout=60
+        )
+        return path, answer.status_code, answer.text[:200]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(ask, range(50)))
+    assert [answer for answer in answers if answer[1] >= 400] == []
+
+
+def test_sixteen_programs_at_once_within_the_memory_limit(client: MlflowClient, local: Local) -> None:
+    experiment = client.create_experiment("test_sixteen")
+
+    def train(number: int) -> float:
+        mine = MlflowClient()
+        run = mine.create_run(experiment).info.run_id
+        for step in range(20):
+            mine.log_metric(run, "loss", 1 / (step + 1), step=step)
+        mine.log_text(run, str(np.arange(1000)), "array.txt")
+        mine.set_terminated(run)
+        return float(mine.get_run(run).data.metrics["loss"])
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(train, range(32))) == [1 / 20] * 32
+    assert not local.container("mlflow").attrs["State"]["OOMKilled"]
+    count = local.sql(
+        f"select count(*) from metrics m join runs r using (run_uuid) where experiment_id = {experiment}"
+    )
+    assert count == [("640",)]
+
+
+def test_the_connections_stay_within_the_pool(local: Local) -> None:
+    session = local.session()
+    path = f"{local.url}/api/2.0/mlflow/experiments/search?max_results=5"
+    connections = (
+        "select count(*) from pg_stat_activity"
+        " where backend_type = 'client backend' and application_name <> 'psql'"
+    )
+
+    def ask(_: int) -> int:
+        return requests.get(path, headers=session.headers, timeout=60).status_code
+
+    with ThreadPoolExecutor(30) as pool:
+        answers = pool.map(ask, range(300))
+        held = [
+            local.sql(
+                "select count(*) from pg_stat_activity where usename = 'mlflow' and application_name <> 'psql'"
+            )
+            for _ in range(10)
+        ]
+        assert set(answers) == {200}
+    assert max(int(row[0][0]) for row in held) <= 5  # what the settings give the one process
+
+
+def test_restart_keeps_everything(client: MlflowClient, local: Local, run: str, tmp_path: Path) -> None:
+    client.log_metric(run, "kept", 4.5)
+    client.log_text(run, "kept", "kept.txt")
+    done = local.invoke("local-down")
+    assert "kept: mlflow-checks-local-database, mlflow-checks-local-storage" in done.stdout
+    assert local.engine.containers.list(all=True, filters={"label": "mlflow-local=mlflow-checks"}) == []
+    assert local.engine.networks.list(filters={"label": "mlflow-local=mlflow-checks"}) == []
+    local.up()
+    os.environ.update(local.environment())
+    assert client.get_run(run).data.metrics == {"kept": 4.5}
+    assert Path(client.download_artifacts(run, "kept.txt", str(tmp_path))).read_text() == "kept"
+
+
+def test_the_drained_end(local: Local) -> None:
+    container = local.container("mlflow")
+    container.stop(timeout=10)
+    container.reload()
+    assert container.attrs["State"]["ExitCode"] == 0
+    local.up()
