@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,21 @@ def free_ports() -> int:
     raise AssertionError("no three free ports in a row")
 
 
+@contextmanager
+def local_stack(folder: Path, **answers: Any) -> Iterator[Local]:
+    """Render a project and hand out its local stack, not yet up; afterwards nothing of it is left."""
+    stack = Local(render_to(folder / "project", **answers), free_ports())
+    stack.invoke("local-down", "--data", "--yes")
+    try:
+        yield stack
+    finally:
+        stack.invoke("local-down", "--data", "--yes")
+
+
 @pytest.fixture(scope="session")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The default answers' local stack, up, beside any that is in use. Its log must be clean."""
-    folder = render_to(tmp_path_factory.mktemp("local") / "project", service="mlflow-checks")
-    stack = Local(folder, free_ports())
-    stack.invoke("local-down", "--data", "--yes")
-    stack.up()
-    yield stack
-    try:
+    with local_stack(tmp_path_factory.mktemp("local"), service="mlflow-checks") as stack:
+        stack.up()
+        yield stack
         stack.assert_log_is_clean()
-    finally:
-        stack.invoke("local-down", "--data", "--yes")

@@ -469,12 +469,7 @@ def test_the_connections_stay_within_the_pool(local: Local) -> None:
 
     with ThreadPoolExecutor(30) as pool:
         answers = pool.map(ask, range(300))
-        held = [
-            local.sql(
-                "select count(*) from pg_stat_activity where usename = 'mlflow' and application_name <> 'psql'"
-            )
-            for _ in range(10)
-        ]
+        held = [local.sql(connections) for _ in range(10)]
         assert set(answers) == {200}
     assert max(int(row[0][0]) for row in held) <= 5  # what the settings give the one process
 
