@@ -135,7 +135,12 @@ def wipe(this: Stack, yes: bool) -> None:
     if not volumes:
         return
     print(f"This deletes {', '.join(volumes)}: every local experiment, run, model and artifact.")
-    if not yes and input("Type yes to go on: ").strip() != "yes":
+    if not yes:
+        try:
+            yes = input("Type yes to go on: ").strip() == "yes"
+        except EOFError:  # nobody there to ask
+            print()
+    if not yes:
         raise DeploymentError("nothing was deleted")
     this.down(data=True)
 

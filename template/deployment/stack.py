@@ -9,6 +9,7 @@ the browser and for the proxy. Nothing listens beyond this machine's loopback.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import socket
@@ -17,11 +18,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import requests
 from docker.errors import APIError, NotFound
 from docker.models.containers import Container
 from testcontainers.community.postgres import PostgresContainer
@@ -332,11 +333,13 @@ MLflow is up, behind sign-in.
         """
         found = self._remove_containers()
         for network in self.client.networks.list(filters=self._filter):
-            network.remove()
+            with contextlib.suppress(NotFound):
+                network.remove()
             found = True
         for volume in self.client.volumes.list(filters={"name": self.name("")}):
             if data or volume.name == self.name("config"):
-                volume.remove()
+                with contextlib.suppress(NotFound):
+                    volume.remove()
         return found
 
     def volumes(self) -> list[str]:
@@ -369,9 +372,12 @@ MLflow is up, behind sign-in.
             print(line, flush=True)
         try:
             container = self.client.containers.get(self.name("mlflow"))
-        except NotFound:
-            raise DeploymentError("the local stack was stopped from elsewhere") from None
-        raise self._died(container)
+            container.wait(condition="removed", timeout=2)
+        except APIError:  # gone already
+            pass
+        except requests.RequestException:  # the time is up: it ended, and nobody removes it
+            raise self._died(container) from None
+        raise DeploymentError("the local stack was stopped from elsewhere")
 
     @property
     def _filter(self) -> dict[str, str]:
@@ -383,9 +389,13 @@ MLflow is up, behind sign-in.
         order = ["mlflow", "migrate", "storage", "database", "sign-in"]
         containers.sort(key=lambda c: order.index(c.name.removeprefix(self.name(""))))
         for container in containers:
-            if container.name == self.name("database"):
-                container.stop(timeout=10)
-            container.remove(force=True)
+            try:
+                if container.name == self.name("database"):
+                    container.stop(timeout=10)
+                container.remove(force=True)
+            except APIError:  # another local-down is at it, or was: until it is gone
+                with contextlib.suppress(APIError):
+                    container.wait(condition="removed", timeout=20)
         return bool(containers)
 
 
@@ -433,7 +443,7 @@ def _accepts(user: str) -> Callable[[Container], bool]:
     return check
 
 
-@contextmanager
+@contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Make SIGTERM end the stack as Ctrl-C does."""
 
@@ -447,7 +457,7 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
+@contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Keep a second Ctrl-C from cutting the cleaning short."""
     before = [(s, signal.signal(s, signal.SIG_IGN)) for s in (signal.SIGINT, signal.SIGTERM)]
