@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,27 +60,22 @@ def sign_in(page: Page, local: Local, user: str) -> None:
     page.get_by_role("button", name="Authorize").click()
 
 
-def test_a_person_signs_in_and_sees_the_experiment(page: Page, local: Local) -> None:
-    session = local.session()
-    made = session.post(f"{local.url}/api/2.0/mlflow/experiments/create", json={"name": "seen in a browser"})
-    experiment = made.json()["experiment_id"]
-    run = session.post(
-        f"{local.url}/api/2.0/mlflow/runs/create", json={"experiment_id": experiment, "run_name": "a-run"}
-    ).json()["run"]["info"]["run_id"]
-    for key, value in (("rmse", 0.78), ("r2", 0.34)):
-        body = {"run_id": run, "key": key, "value": value, "timestamp": 1_700_000_000_000}
-        assert session.post(f"{local.url}/api/2.0/mlflow/runs/log-metric", json=body).ok
+def test_a_person_signs_in_and_sees_what_a_program_logged(page: Page, local: Local) -> None:
+    command = [sys.executable, "examples/train.py"]
+    subprocess.run(command, cwd=local.folder, env=local.environment(), check=True, capture_output=True)
+    ((experiment,),) = local.sql("select experiment_id from experiments where name = 'diabetes'")
 
     sign_in(page, local, "alice@example.com")
     expect(page).to_have_url(f"{local.url}/")
     page.goto(f"{local.url}/#/experiments")
-    expect(page.get_by_role("link", name="seen in a browser")).to_be_visible()
-    page.screenshot(path=str(PICTURES / "experiments.png"))
-    page.goto(f"{local.url}/#/experiments/{experiment}/runs")
-    expect(page.get_by_text("a-run")).to_be_visible()
-    page.goto(f"{local.url}/#/experiments/{experiment}/runs/{run}")
+    expect(page.get_by_role("link", name="diabetes")).to_be_visible()
+    page.goto(f"{local.url}/#/models/diabetes-elastic-net")
+    expect(page.get_by_text("champion").first).to_be_visible()
+    page.set_viewport_size({"width": 1600, "height": 900})
+    page.goto(f"{local.url}/#/experiments/{experiment}/runs?compareRunsMode=CHART")
     expect(page.get_by_text("rmse").first).to_be_visible()
-    page.screenshot(path=str(PICTURES / "run.png"))
+    expect(page.get_by_text("3 matching runs")).to_be_visible()
+    page.screenshot(path=str(PICTURES / "runs.png"))
 
 
 def test_the_ui_can_write(page: Page, local: Local) -> None:

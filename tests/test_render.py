@@ -12,7 +12,7 @@ import copier
 import pytest
 import yaml
 
-from tests.conftest import ANSWERS, QUESTIONS, ROOT, Render
+from tests.conftest import ANSWERS, QUESTIONS, ROOT, Render, render_to
 
 sys.path.insert(0, str(ROOT / "template"))  # the same rules, in the generated project's own words
 from deployment import settings as rules
@@ -196,16 +196,27 @@ def test_the_messages_name_the_next_commands(tmp_path: Path) -> None:
 # The generated project's own checks -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", "--quiet"]],
-    ids=" ".join,
-)
-def test_own_checks_pass(command: list[str], render: Render) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=render(), capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def commands(folder: Path) -> list[str]:
+    """Return what the rendered pipeline runs."""
+    github, gitlab = folder / ".github/workflows/checks.yml", folder / ".gitlab-ci.yml"
+    if github.exists():
+        steps = yaml.safe_load(github.read_text())["jobs"]["checks"]["steps"]
+        return [step["run"] for step in steps if "run" in step]
+    return list(yaml.safe_load(gitlab.read_text())["checks"]["script"])
+
+
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_what_the_pipeline_runs_passes(ci: str, render: Render) -> None:
+    folder = render(ci=ci)
+    needing_docker = "uv run pytest -m stack"  # run in tests/test_variants.py
+    found = [command for command in commands(folder) if command != needing_docker]
+    assert "uv run pytest" in found
+    if ci == "gitlab":  # the same commands: one run will do
+        assert found == commands(render_to(folder / "x", ci="github"))[:-1]
+        return
+    for command in [*found, "uv run ruff format --check ."]:
+        done = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("answers", ANSWERS)

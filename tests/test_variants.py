@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +92,12 @@ def test_who_may_enter(stack: Local) -> None:
         assert stack.session(user).get(path, timeout=10).status_code == 200
     for user in ("eve@example.org", "mallory@elsewhere.test"):
         assert stack.session(user).get(path, timeout=10).status_code == 403
+
+
+def test_the_projects_own_stack_tests_pass(stack: Local) -> None:
+    command = [sys.executable, "-m", "pytest", "--quiet", "-m", "stack"]
+    done = subprocess.run(command, cwd=stack.folder, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_one_process_a_cpu(stack: Local) -> None:
