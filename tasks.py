@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import yaml
@@ -18,10 +20,13 @@ PROJECT = "Folder of the rendered project."
 def render(c: Context, project: str = str(SCRATCH)) -> None:
     """Render the template with its default answers, as this checkout holds it."""
     import copier
+    from copier.errors import DirtyLocalWarning
 
-    copier.run_copy(
-        str(ROOT), project, defaults=True, overwrite=True, quiet=True, vcs_ref="HEAD", unsafe=False
-    )
+    if project == str(SCRATCH):  # what was rendered there before is no user's
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DirtyLocalWarning)
+        copier.run_copy(str(ROOT), project, defaults=True, overwrite=True, quiet=True, vcs_ref="HEAD")
     print(f"rendered the default answers to {project}")
 
 
@@ -52,9 +57,10 @@ def local_up(c: Context, port: int = 4180, detach: bool = False) -> None:
         c.run(f"{invoke} local-up --detach --port {port}")
         try:
             prove(c, invoke, port)
+            print("\nFor programs of your own: what it said above, with ./setup before invoke.", flush=True)
             if not detach:
                 print("Ctrl-C stops it; until then its log:", flush=True)
-                c.run(f"{invoke} local-logs --follow")
+                c.run(f"{invoke} local-logs --follow --tail 0")
         finally:
             if not detach:
                 c.run(f"{invoke} local-down", hide=True)
@@ -75,6 +81,13 @@ def prove(c: Context, invoke: str, port: int) -> None:
     )
 
 
+@task(help={"user": "Whose token; the first test user when not given.", "port": "As of local-up."})
+def local_token(c: Context, user: str = "", port: int = 4180) -> None:
+    """Print a token of a local test user, for MLFLOW_TRACKING_TOKEN."""
+    with c.cd(str(SCRATCH)):
+        c.run(f"{shlex.quote(sys.executable)} -m invoke local-token --port {port} --user {shlex.quote(user)}")
+
+
 @task
 def local_down(c: Context) -> None:
     """Stop what `invoke local-up --detach` left running; its data stays."""
@@ -90,4 +103,4 @@ def lock(c: Context) -> None:
         c.run(f"uv pip compile --quiet {options} {name}.in --output-file {name}.lock", echo=True)
 
 
-ns = Collection(render, images, local_up, local_down, lock)
+ns = Collection(render, images, local_up, local_token, local_down, lock)

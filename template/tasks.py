@@ -92,12 +92,12 @@ def local_down(c: Context, data: bool = False, yes: bool = False) -> None:
         print("stopped" if found else "nothing was running", f"(kept: {kept})" if kept else "")
 
 
-@task(help={"follow": "Go on until Ctrl-C."})
-def local_logs(c: Context, follow: bool = False) -> None:
+@task(help={"follow": "Go on until Ctrl-C.", "tail": "Begin with so many of the last lines."})
+def local_logs(c: Context, follow: bool = False, tail: str = "all") -> None:
     """Print the local service's log."""
     with said():
         try:
-            for line in stack(c, 4180).logs(follow=follow):
+            for line in stack(c, 4180).logs(follow=follow, tail=tail):
                 print(line, flush=True)
         except KeyboardInterrupt:
             pass

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import socket
 import tarfile
@@ -312,15 +313,19 @@ class Stack:
     def summary(self) -> str:
         """Return what a user needs now: the address, the test users, the first run from Python."""
         refused = "mallory@elsewhere.test"
+        invoke, python = "invoke", "python"
+        if "UV" in os.environ:  # set by `uv run`: the same commands will do
+            invoke = "uv run invoke"
+            python = "uv run --no-project --with-requirements examples/requirements.txt python"
         return f"""
 MLflow is up, behind sign-in.
 
   In the browser   {self.url}
                    sign in as {" or ".join(self.users[:2])}; {refused} is turned away
   From Python      export MLFLOW_TRACKING_URI={self.url}
-                   export MLFLOW_TRACKING_TOKEN=$(invoke local-token --port {self.port})
+                   export MLFLOW_TRACKING_TOKEN=$({invoke} local-token --port {self.port})
                    export STORAGE_EMULATOR_HOST={self.storage}
-                   python examples/train.py
+                   {python} examples/train.py
 """
 
     # Down, logs -------------------------------------------------------------------------------
@@ -347,8 +352,12 @@ MLflow is up, behind sign-in.
         names = [v.name for v in self.client.volumes.list(filters={"name": self.name("")})]
         return sorted(name for name in names if name != self.name("config"))
 
-    def logs(self, *, follow: bool = False) -> Iterator[str]:
+    def logs(self, *, follow: bool = False, tail: str = "all") -> Iterator[str]:
         """Yield the service's log lines.
+
+        Args:
+            follow: go on with what is still to come.
+            tail: begin with so many of the last lines; all of them by default.
 
         Raises:
             DeploymentError: the stack is not up.
@@ -357,8 +366,10 @@ MLflow is up, behind sign-in.
             container = self.client.containers.get(self.name("mlflow"))
         except NotFound:
             raise DeploymentError("the local stack is not up: `invoke local-up` starts it") from None
+        if tail != "all" and not tail.isdecimal():
+            raise DeploymentError(f"--tail is {tail!r}: give a number of lines, or all")
         rest = b""
-        for chunk in container.logs(stream=True, follow=follow):
+        for chunk in container.logs(stream=True, follow=follow, tail=tail if tail == "all" else int(tail)):
             *lines, rest = (rest + chunk).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
 
