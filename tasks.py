@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -60,7 +61,11 @@ def local_up(c: Context, port: int = 4180, detach: bool = False) -> None:
             print("\nFor programs of your own: what it said above, with ./setup before invoke.", flush=True)
             if not detach:
                 print("Ctrl-C stops it; until then its log:", flush=True)
-                c.run(f"{invoke} local-logs --follow --tail 0")
+                # Not c.run: Ctrl-C reaches the child by itself, and Invoke would pass it on once more.
+                command = [sys.executable, "-m", "invoke", "local-logs", "--follow", "--tail", "0"]
+                subprocess.run(command, cwd=SCRATCH)
+        except KeyboardInterrupt:
+            print("\nstopping", flush=True)
         finally:
             if not detach:
                 c.run(f"{invoke} local-down", hide=True)
