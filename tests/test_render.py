@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -231,6 +232,18 @@ def test_uv_runs_the_tasks_with_nothing_but_the_projects_own_dependencies(projec
         ["uv", "run", "--quiet", "--no-dev", "invoke", "--list"], cwd=project, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "local-up" in done.stdout
+
+
+def test_pip_does_too(project: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(project, tmp_path / "project", ignore=shutil.ignore_patterns(".venv"))
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    bin_folder = tmp_path / "venv/bin"
+    for command in (["pip", "install", "--quiet", "."], ["invoke", "--list"]):
+        done = subprocess.run(
+            [str(bin_folder / command[0]), *command[1:]], cwd=copy, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
     assert "local-up" in done.stdout
 
 

@@ -53,7 +53,8 @@ CONNECTIONS_BY_GIB = ((3.75, 100), (6, 200), (7.5, 400), (15, 500), (30, 600), (
 RESERVED_CONNECTIONS = 3  # Postgres keeps them for superusers
 LEAST_POOL = 4  # connections a process needs: one holds the lock while the schema is created
 MOST_POOL = 10
-# MiB by number of CPUs. One and two: measured (tests/test_limits.py at the template's root); four and
+# MiB by number of CPUs. One and two: the least that was tried, under load (the template's
+# tests/test_stack.py and tests/test_variants.py); four and
 # more: Cloud Run's own rule, https://cloud.google.com/run/docs/configuring/services/cpu
 LEAST_MEMORY = {1: 512, 2: 768, 4: 2048, 6: 4096, 8: 4096}
 MOST_MEMORY = {1: 4096, 2: 8192, 4: 16384, 6: 24576, 8: 32768}
@@ -311,8 +312,8 @@ def memory_problem(memory: str, cpu: int) -> str | None:
     mib = int(memory[:-2]) * (1024 if memory.endswith("Gi") else 1)
     if mib < LEAST_MEMORY[cpu]:
         return (
-            f"memory is {memory!r}: with {cpu} CPU the container needs {LEAST_MEMORY[cpu]}Mi, "
-            "with less it is killed under load or Cloud Run refuses it"
+            f"memory is {memory!r}: with {cpu} CPU give at least {LEAST_MEMORY[cpu]}Mi; with less it "
+            "was never tried, or Cloud Run refuses it"
         )
     if mib > MOST_MEMORY[cpu]:
         return f"memory is {memory!r}: Cloud Run gives at most {MOST_MEMORY[cpu]}Mi with {cpu} CPU"

@@ -1,4 +1,4 @@
-"""Make the imports of MLflow's own modules lazy (PEP 810), which a third of the start's CPU goes into.
+"""Make the imports of MLflow's own modules lazy (PEP 810): a start imports what it needs, no more.
 
 numpy, pandas, aiohttp, graphene and google-cloud-storage then load when a request first needs them.
 """
