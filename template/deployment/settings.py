@@ -53,9 +53,9 @@ CONNECTIONS_BY_GIB = ((3.75, 100), (6, 200), (7.5, 400), (15, 500), (30, 600), (
 RESERVED_CONNECTIONS = 3  # Postgres keeps them for superusers
 LEAST_POOL = 4  # connections a process needs: one holds the lock while the schema is created
 MOST_POOL = 10
-# MiB by number of CPUs. One and two: the least that was tried, under load (the template's
-# tests/test_stack.py and tests/test_variants.py); four and
-# more: Cloud Run's own rule, https://cloud.google.com/run/docs/configuring/services/cpu
+# MiB by number of CPUs. One and two: the least that was tried, under load (tests/test_stack.py and
+# tests/test_variants.py of the template's repository). Four and more: Cloud Run's own rule,
+# https://cloud.google.com/run/docs/configuring/services/cpu
 LEAST_MEMORY = {1: 512, 2: 768, 4: 2048, 6: 4096, 8: 4096}
 MOST_MEMORY = {1: 4096, 2: 8192, 4: 16384, 6: 24576, 8: 32768}
 
