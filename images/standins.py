@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 # Inside a build pip and others must trust what this machine trusts. Beside the distribution's own
 # bundle, not into it: installing ca-certificates writes that one anew.
 CA_BUNDLE = "usr/local/share/ca-certificates.pem"
-HOST_CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+HOST_CA_BUNDLE = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
 LABEL = "LABEL stand-in=true"
 
 
@@ -73,18 +73,14 @@ def build(client: docker.DockerClient, name: str) -> None:
 
 def _python(root: Path, tag: str) -> list[str]:
     version = tag.partition("-")[0]  # "3.15" of "3.15-slim-trixie"
-    packages = [f"python{version}", f"python{version}-venv", f"python{version}-dev"]
+    packages = [f"python{version}", f"python{version}-venv"]
     _debootstrap(root, "sid", packages)
     # The mirror may be a snapshot whose signature has run out.
     (root / "etc/apt/apt.conf.d/snapshot").write_text('Acquire::Check-Valid-Until "false";\n')
     for link in ("python3", "python"):
         (root / "usr/local/bin" / link).symlink_to(f"/usr/bin/python{version}")
-    environment = f"ENV SSL_CERT_FILE=/{CA_BUNDLE} PIP_CERT=/{CA_BUNDLE}"
-    for bundle in map(Path, HOST_CA_BUNDLES):
-        if bundle.exists():
-            shutil.copy(bundle, root / CA_BUNDLE)
-            return [PATH, environment, 'CMD ["python3"]']
-    return [PATH, 'CMD ["python3"]']
+    shutil.copy(HOST_CA_BUNDLE, root / CA_BUNDLE)
+    return [PATH, f"ENV SSL_CERT_FILE=/{CA_BUNDLE} PIP_CERT=/{CA_BUNDLE}", 'CMD ["python3"]']
 
 
 def _postgres(root: Path, tag: str) -> list[str]:
