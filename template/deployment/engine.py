@@ -74,7 +74,7 @@ def _build(client: docker.DockerClient, folder: Path, tag: str, arguments: dict[
                 lines.append(text)
                 if text.startswith("Step "):
                     step = text.splitlines()[0][:100]
-                elif text.startswith("---> Running in"):  # and not taken from the cache
+                elif text.startswith("---> Running in") and ": RUN " in step:  # not from the cache
                     say(step)
             if "error" in event:
                 tail = "\n".join(f"  {line}" for line in lines[-10:])
