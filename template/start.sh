@@ -9,6 +9,7 @@ HEALTH_DEADLINE=${HEALTH_DEADLINE:-120} # seconds until MLflow must have answere
 DRAIN_SECONDS=${DRAIN_SECONDS:-6}       # for the proxy's requests in flight; Cloud Run kills after 10
 STOP_SECONDS=${STOP_SECONDS:-2}         # for MLflow after that
 
+preflight_pid=
 mlflow_pid=
 proxy_pid=
 stopping=
@@ -89,6 +90,7 @@ stop_child() { # pid seconds
 
 # The proxy first, so that its requests in flight still find MLflow.
 stop_children() {
+  stop_child "$preflight_pid" 0
   stop_child "$proxy_pid" "$DRAIN_SECONDS"
   stop_child "$mlflow_pid" "$STOP_SECONDS"
 }
@@ -114,7 +116,10 @@ watch_children() {
 main() {
   verify_environment
   trap on_term TERM INT
-  preflight
+  preflight & # in the background, like all that lasts: Bash hears TERM only while it waits
+  preflight_pid=$!
+  wait "$preflight_pid"
+  preflight_pid=
   start_mlflow &
   mlflow_pid=$!
   wait_for_mlflow || {

@@ -179,8 +179,9 @@ def test_term_drains_the_proxy_while_mlflow_still_answers(start: Start) -> None:
     assert start.diary[2:] == ["proxy drained with 200", "mlflow ends"]
 
 
-def test_term_while_mlflow_is_starting(start: Start) -> None:
-    process = start.run(start_mlflow="echo proxy ready; exec sleep 60")
+@pytest.mark.parametrize("function", ["preflight", "start_mlflow"])
+def test_term_while_starting(start: Start, function: str) -> None:
+    process = start.run(**{function: "echo proxy ready; exec sleep 60"})
     ready(process)
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 0
