@@ -14,7 +14,7 @@ from deployment.errors import DeploymentError
 from deployment.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
-    from deployment.stack import Stack
+    from deployment.local.stack import Stack
 
 PORT = "Port of this machine for the service; the two after it are taken too."
 
@@ -37,9 +37,11 @@ def settings(c: Context) -> Settings:
 
 def stack(c: Context, port: int) -> Stack:
     """Return the local stack, up or not."""
-    from deployment.stack import Stack  # imports Docker's client: not for `invoke --list`
+    # Not at the top: `invoke --list` needs no Docker's client.
+    from deployment.local.layout import Layout
+    from deployment.local.stack import Stack
 
-    return Stack(settings(c), port)
+    return Stack(Layout(settings(c), port))
 
 
 @task(
@@ -60,9 +62,9 @@ def local_up(
     yes: bool = False,
 ) -> None:
     """Run the whole service on this machine, behind sign-in, until Ctrl-C."""
-    from deployment import stack as local
+    from deployment.local.interrupt import interruptible, uninterrupted
 
-    with said(), local.interruptible():
+    with said(), interruptible():
         this = stack(c, port)
         if fresh:
             wipe(this, yes)
@@ -76,7 +78,7 @@ def local_up(
             raise Exit(code=130) from None
         finally:
             if not detach or sys.exc_info()[0]:
-                with local.uninterrupted():
+                with uninterrupted():
                     this.down()
 
 
@@ -106,12 +108,12 @@ def local_logs(c: Context, follow: bool = False, tail: str = "all") -> None:
 @task(help={"user": "Whose token; the first test user when not given.", "port": PORT})
 def local_token(c: Context, user: str = "", port: int = 4180) -> None:
     """Print a token of a local test user, for MLFLOW_TRACKING_TOKEN."""
-    from deployment import sign_in
-    from deployment import stack as local
+    from deployment.local.layout import CLIENT_ID, Layout
+    from deployment.local.token import local_token as token
 
     with said():
-        this = stack(c, port)
-        print(sign_in.local_token(this.issuer, local.CLIENT_ID, user or this.users[0]))
+        layout = Layout(settings(c), port)
+        print(token(layout.issuer, CLIENT_ID, user or layout.users[0]))
 
 
 @task

@@ -16,7 +16,8 @@ import yaml
 from tests.conftest import ANSWERS, QUESTIONS, ROOT, Render, render_to
 
 sys.path.insert(0, str(ROOT / "template"))  # the same rules, in the generated project's own words
-from deployment import settings as rules
+from deployment import rules
+from deployment.settings import Settings, SettingsError
 
 # One answer changed at a time: every choice of every question, as copier.yml names them.
 MATRIX = [
@@ -49,7 +50,7 @@ def check(folder: Path) -> dict[str, Any]:
         if path.suffix == ".sh":
             subprocess.run(["bash", "-n", str(path)], check=True)
     values = yaml.safe_load((folder / "invoke.yaml").read_text())["deployment"]
-    rules.Settings.load(values)
+    Settings.load(values)
     return dict(values)
 
 
@@ -141,8 +142,8 @@ def test_refused_by_the_settings_too(answers: dict[str, Any], words: str, projec
     values = yaml.safe_load((project / "invoke.yaml").read_text())["deployment"]
     if "allowed" in answers:
         answers = {"allowed": answers["allowed"].replace(",", " ").split()}
-    with pytest.raises(rules.SettingsError) as caught:
-        rules.Settings.load({**values, **answers})
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({**values, **answers})
     assert words.lower() in str(caught.value).lower()
 
 

@@ -6,58 +6,12 @@ The rules are those that copier.yml asks by; they hold here too because the file
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-# Anybody can open an account there, so such a domain is everybody.
-PUBLIC_MAIL_DOMAINS = frozenset(
-    [
-        "aol.com",
-        "fastmail.com",
-        "gmail.com",
-        "gmx.at",
-        "gmx.ch",
-        "gmx.com",
-        "gmx.de",
-        "gmx.net",
-        "googlemail.com",
-        "hotmail.com",
-        "icloud.com",
-        "live.com",
-        "mac.com",
-        "mail.com",
-        "mail.ru",
-        "me.com",
-        "msn.com",
-        "outlook.com",
-        "pm.me",
-        "proton.me",
-        "protonmail.com",
-        "qq.com",
-        "t-online.de",
-        "web.de",
-        "yahoo.com",
-        "yandex.com",
-        "yandex.ru",
-        "zoho.com",
-        "126.com",
-        "163.com",
-    ]
-)
-# https://cloud.google.com/sql/docs/postgres/quotas: max_connections by the instance's memory
-SHARED_CORE_CONNECTIONS = {"db-f1-micro": 25, "db-g1-small": 50}
-CONNECTIONS_BY_GIB = ((3.75, 100), (6, 200), (7.5, 400), (15, 500), (30, 600), (60, 800), (120, 1000))
-RESERVED_CONNECTIONS = 3  # Postgres keeps them for superusers
-LEAST_POOL = 4  # connections a process needs: one holds the lock while the schema is created
-MOST_POOL = 10
-# MiB by number of CPUs. One and two: the least that was tried, under load (tests/test_stack.py and
-# tests/test_variants.py of the template's repository). Four and more: Cloud Run's own rule,
-# https://cloud.google.com/run/docs/configuring/services/cpu
-LEAST_MEMORY = {1: 512, 2: 768, 4: 2048, 6: 4096, 8: 4096}
-MOST_MEMORY = {1: 4096, 2: 8192, 4: 16384, 6: 24576, 8: 32768}
+from deployment import rules
 
 
 class SettingsError(Exception):
@@ -152,9 +106,9 @@ class Settings:
         One instance more than `max_instances` is counted: the candidate that a deploy tries first.
         """
         if self.database != "cloudsql":
-            return MOST_POOL
-        free = tier_connections(self.database_tier) - RESERVED_CONNECTIONS
-        return min(MOST_POOL, free // (self.workers * (self.max_instances + 1)))
+            return rules.MOST_POOL
+        free = rules.tier_connections(self.database_tier) - rules.RESERVED_CONNECTIONS
+        return min(rules.MOST_POOL, free // (self.workers * (self.max_instances + 1)))
 
     def server_environment(self, *, hosts: list[str], origins: list[str]) -> dict[str, str]:
         """Return the container's environment, but for its secrets and PORT.
@@ -178,11 +132,11 @@ class Settings:
         found = [
             problem
             for problem in (
-                service_problem(self.service),
-                google_project_problem(self.google_project),
-                region_problem(self.region),
-                *(allowed_problem(entry) for entry in self.allowed),
-                memory_problem(self.memory, self.cpu),
+                rules.service_problem(self.service),
+                rules.google_project_problem(self.google_project),
+                rules.region_problem(self.region),
+                *(rules.allowed_problem(entry) for entry in self.allowed),
+                rules.memory_problem(self.memory, self.cpu),
             )
             if problem
         ]
@@ -192,7 +146,7 @@ class Settings:
             if getattr(self, name) not in choices:
                 given = getattr(self, name)
                 found.append(f"{name} is {given!r}: give one of {', '.join(map(str, choices))}")
-        if self.identity_provider == "oidc" and (problem := issuer_problem(self.oidc_issuer_url)):
+        if self.identity_provider == "oidc" and (problem := rules.issuer_problem(self.oidc_issuer_url)):
             found.append(problem)
         if not 0 <= self.min_instances <= self.max_instances or self.max_instances < 1:
             found.append(
@@ -202,7 +156,7 @@ class Settings:
         if found:
             return found
         if self.database == "cloudsql":
-            problem = connections_problem(self.database_tier, self.workers, self.max_instances)
+            problem = rules.connections_problem(self.database_tier, self.workers, self.max_instances)
             found += [problem] if problem else []
         return found
 
@@ -212,7 +166,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "artifacts": ("direct", "proxied"),
     "database": ("cloudsql", "external"),
     "cpu_allocation": ("request", "always"),
-    "cpu": tuple(LEAST_MEMORY),
+    "cpu": tuple(rules.LEAST_MEMORY),
     "builder": ("cloudbuild", "docker"),
 }
 
@@ -238,110 +192,3 @@ def wrong_types(values: Mapping[str, Any]) -> list[str]:
         if not all(isinstance(entry, str) for entry in values["allowed"]):
             found.append(f"allowed is {values['allowed']!r}: give a list of strings")
     return found
-
-
-def service_problem(service: str) -> str | None:
-    """Say what is wrong with a Cloud Run service's name, or None.
-
-    26 characters, where Cloud Run takes 49: the service account's name is made of it, and the
-    address TAG---SERVICE-PROJECTNUMBER of a candidate must fit into 63.
-    """
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,24}[a-z0-9]", service):
-        return (
-            f"service is {service!r}: give 2 to 26 lower-case letters, digits and hyphens, the "
-            "first a letter, the last no hyphen"
-        )
-    if "google" in service or service.startswith("goog"):
-        return f"service is {service!r}: the bucket is named after it and may not hold 'google'"
-    return None
-
-
-def google_project_problem(project: str) -> str | None:
-    """Say what is wrong with a Google Cloud project id, or None."""
-    if re.fullmatch(r"[a-z][a-z0-9-]{4,28}[a-z0-9]", project):
-        return None
-    return (
-        f"google_project is {project!r}: give the project's id (not its name or number), 6 to 30 "
-        "lower-case letters, digits and hyphens; `gcloud projects list` shows it"
-    )
-
-
-def region_problem(region: str) -> str | None:
-    """Say what is wrong with a region's name, or None."""
-    if re.fullmatch(r"[a-z]+-[a-z]+[0-9]+", region):
-        return None
-    return f"region is {region!r}: give one such as europe-west1; `gcloud run regions list` shows them"
-
-
-def allowed_problem(entry: str) -> str | None:
-    """Say why this domain or address may not be let in, or None."""
-    local, at, domain = entry.rpartition("@")
-    if "*" in entry:
-        return f"allowed holds {entry!r}, which would let everybody in: name your domains"
-    if at and not re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+", local):
-        return f"allowed holds {entry!r}, which is no address: give one such as ada@example.com"
-    if not re.fullmatch(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?\.)+[a-z][a-z0-9-]*[a-z0-9]", domain):
-        return (
-            f"allowed holds {entry!r}: give a domain such as example.com, in lower case, or an "
-            "address such as ada@example.com"
-        )
-    if not at and domain in PUBLIC_MAIL_DOMAINS:
-        return (
-            f"allowed holds {entry!r}, where anybody can open an account: "
-            f"name the addresses one by one, such as ada@{entry}"
-        )
-    return None
-
-
-def issuer_problem(url: str) -> str | None:
-    """Say what is wrong with an OpenID Connect issuer's URL, or None."""
-    if re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s?#]*)?", url):
-        return None
-    return (
-        f"oidc_issuer_url is {url!r}: give the issuer's https:// URL, under which "
-        "/.well-known/openid-configuration answers"
-    )
-
-
-def memory_problem(memory: str, cpu: int) -> str | None:
-    """Say why this memory does not do for so many CPUs, or None."""
-    if not re.fullmatch(r"[1-9][0-9]*(Mi|Gi)", memory):
-        return f"memory is {memory!r}: give a number with Mi or Gi, such as 512Mi or 2Gi"
-    if cpu not in LEAST_MEMORY:
-        return None  # said of cpu itself
-    mib = int(memory[:-2]) * (1024 if memory.endswith("Gi") else 1)
-    if mib < LEAST_MEMORY[cpu]:
-        return (
-            f"memory is {memory!r}: with {cpu} CPU give at least {LEAST_MEMORY[cpu]}Mi; with less it "
-            "was never tried, or Cloud Run refuses it"
-        )
-    if mib > MOST_MEMORY[cpu]:
-        return f"memory is {memory!r}: Cloud Run gives at most {MOST_MEMORY[cpu]}Mi with {cpu} CPU"
-    return None
-
-
-def tier_connections(tier: str) -> int:
-    """Return how many connections a Cloud SQL tier allows by default; 0 for an unknown tier."""
-    if tier in SHARED_CORE_CONNECTIONS:
-        return SHARED_CORE_CONNECTIONS[tier]
-    custom = re.fullmatch(r"db-custom-[0-9]+-([0-9]+)", tier)
-    gib = int(custom[1]) / 1024 if custom else 0
-    return max((limit for least, limit in CONNECTIONS_BY_GIB if gib >= least), default=0)
-
-
-def connections_problem(tier: str, workers: int, max_instances: int) -> str | None:
-    """Say why so many processes are too many for the tier's connections, or None."""
-    limit = tier_connections(tier)
-    if not limit:
-        return (
-            f"database_tier is {tier!r}: give db-f1-micro, db-g1-small or db-custom-CPUS-MEMORY "
-            "with the memory in MiB, such as db-custom-1-3840"
-        )
-    needed = LEAST_POOL * workers * (max_instances + 1) + RESERVED_CONNECTIONS
-    if needed <= limit:
-        return None
-    return (
-        f"max_instances is {max_instances}: with {workers} processes an instance, {LEAST_POOL} "
-        f"connections a process and one more instance while deploying that is {needed} connections, "
-        f"and the Cloud SQL tier {tier} allows {limit}: choose a larger tier or fewer instances"
-    )

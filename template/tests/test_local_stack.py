@@ -9,9 +9,10 @@ import pytest
 import requests
 import yaml
 
-from deployment import sign_in
+from deployment.local.layout import CLIENT_ID, Layout
+from deployment.local.stack import Stack
+from deployment.local.token import local_token
 from deployment.settings import Settings
-from deployment.stack import CLIENT_ID, Stack
 
 pytestmark = pytest.mark.stack
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,7 @@ def stack() -> Iterator[Stack]:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1] % 20000 + 20000
-    made = Stack(Settings.load(values), port)
+    made = Stack(Layout(Settings.load(values), port))
     made.down(data=True)
     made.up()
     yield made
@@ -34,13 +35,13 @@ def stack() -> Iterator[Stack]:
 def api(stack: Stack, user: str | None, method: str, path: str, **body: object) -> requests.Response:
     headers = {}
     if user:
-        headers["Authorization"] = f"Bearer {sign_in.local_token(stack.issuer, CLIENT_ID, user)}"
-    url = f"{stack.url}/api/2.0/mlflow/{path}"
+        headers["Authorization"] = f"Bearer {local_token(stack.layout.issuer, CLIENT_ID, user)}"
+    url = f"{stack.layout.url}/api/2.0/mlflow/{path}"
     return requests.request(method, url, json=body or None, headers=headers, timeout=30)
 
 
 def test_who_may_enter_can_log_and_read(stack: Stack) -> None:
-    for user in stack.users[:2]:
+    for user in stack.layout.users[:2]:
         made = api(stack, user, "POST", "experiments/create", name=f"of {user}")
         assert made.status_code == 200, made.text
         experiment = made.json()["experiment_id"]
@@ -60,7 +61,9 @@ def test_nobody_else_enters(stack: Stack) -> None:
 
 
 def test_all_processes_serve(stack: Stack) -> None:
-    container = stack.client.containers.get(stack.name("mlflow"))
+    container = stack.client.containers.get(stack.layout.name("mlflow"))
     commands = [" ".join(row[-1].split()) for row in container.top()["Processes"]]
     servers = [line for line in commands if line.endswith("python3 -m server")]
-    assert len(servers) == stack.settings.workers + (stack.settings.workers > 1)  # and the parent
+    assert len(servers) == stack.layout.settings.workers + (
+        stack.layout.settings.workers > 1
+    )  # and the parent

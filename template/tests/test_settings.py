@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deployment.settings import LEAST_POOL, MOST_POOL, Settings, SettingsError, tier_connections
+from deployment.rules import LEAST_POOL, MOST_POOL, tier_connections
+from deployment.settings import Settings, SettingsError
 
 GOOD = {
     "title": "MLflow",

@@ -28,7 +28,7 @@ def test_list_needs_no_docker_and_no_gcloud(tmp_path: Path) -> None:
     assert "local-up" in done.stdout
 
 
-@pytest.mark.parametrize("task", ["local-up", "local-down", "local-logs", "local-token"])
+@pytest.mark.parametrize("task", ["local-up", "local-down", "local-logs"])
 def test_no_engine_is_one_sentence(task: str) -> None:
     done = invoke(task, DOCKER_HOST="unix:///nowhere")
     assert done.returncode == 1
