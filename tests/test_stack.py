@@ -55,6 +55,13 @@ def files(folder: Path) -> dict[str, str]:
 
 
 def test_a_training_run_word_for_word_as_local_up_says(local: Local) -> None:
+    def logged() -> int:
+        rows = local.sql(
+            "select count(*) from runs join experiments e using (experiment_id) where e.name = 'diabetes'"
+        )
+        return int(rows[0][0])
+
+    before = logged()
     said = local.up()
     lines = [line.split("  ")[-1].strip() for line in said.splitlines()]
     commands = [line for line in lines if line.startswith("export ")] + ["python examples/train.py"]
@@ -70,8 +77,7 @@ def test_a_training_run_word_for_word_as_local_up_says(local: Local) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "read back diabetes-elastic-net@champion" in done.stdout
-    counted = "select count(*) from runs r join experiments e using (experiment_id) where e.name = 'diabetes'"
-    assert local.sql(counted) == [("3",)]
+    assert logged() == before + 3
     assert ("diabetes-elastic-net",) in local.sql("select name from registered_models")
 
 
