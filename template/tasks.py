@@ -22,10 +22,15 @@ PORT = "Port of this machine for the service; the two after it are taken too."
 @contextmanager
 def said() -> Iterator[None]:
     """Turn an expected error into its sentence and exit code 1."""
+    import requests
+    from docker.errors import DockerException
+
     try:
         yield
     except (DeploymentError, SettingsError) as error:
         raise Exit(str(error), code=1) from None
+    except (DockerException, requests.RequestException) as error:
+        raise Exit(f"the Docker engine failed: {error}; is it running still?", code=1) from None
 
 
 def settings(c: Context) -> Settings:

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import socketserver
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,29 @@ def test_no_engine_is_one_sentence(task: str) -> None:
     done = invoke(task, DOCKER_HOST="unix:///nowhere")
     assert done.returncode == 1
     assert done.stderr.startswith("no Docker engine answers: start Docker")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_engine_that_dies_meanwhile_is_one_sentence(tmp_path: Path) -> None:
+    """It answers the greeting, then hangs up."""
+    address = str(tmp_path / "docker.sock")
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            path = self.rfile.readline().split()[1].decode()
+            while self.rfile.readline().strip():
+                pass
+            body = b'{"ApiVersion": "1.41", "Version": "20"}' if path.endswith("/version") else b"OK"
+            if path.endswith(("/version", "/_ping")):
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+                self.wfile.write(head.encode() + body)
+
+    with socketserver.ThreadingUnixStreamServer(address, Handler) as engine:
+        threading.Thread(target=engine.serve_forever, daemon=True).start()
+        done = invoke("local-down", DOCKER_HOST=f"unix://{address}")
+        engine.shutdown()
+    assert done.returncode == 1
+    assert done.stderr.startswith("the Docker engine failed:"), done.stderr
     assert "Traceback" not in done.stderr
 
 
