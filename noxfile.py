@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import nox
 
 nox.needs_version = ">=2026.10"
@@ -30,7 +32,25 @@ def lint(session: nox.Session) -> None:
 def render(session: nox.Session) -> None:
     """The questions, what they render to, and the generated project's own checks."""
     install(session)
-    session.run("pytest", "-m", "not docker", *session.posargs)
+    elsewhere = ("--ignore=tests/emulator", "--ignore=tests/cloud")
+    session.run("pytest", "-m", "not docker", *elsewhere, *session.posargs)
+
+
+@nox.session
+def cloud(session: nox.Session) -> None:
+    """The emulated Google Cloud by the real gcloud, and the whole way of a deploy on it."""
+    if shutil.which("gcloud") is None:
+        session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
+    install(session)
+    session.run("invoke", "images", external=True)
+    session.run("pytest", "tests/emulator", "tests/cloud", *session.posargs)
+
+
+@nox.session(default=False)
+def sweep(session: nox.Session) -> None:
+    """Provisioning killed after every single API call and run again (about an hour)."""
+    install(session)
+    session.run("pytest", "tests/cloud/test_interrupted.py", *session.posargs, env={"SWEEP": "1"})
 
 
 @nox.session
@@ -38,4 +58,5 @@ def stack(session: nox.Session) -> None:
     """The built image in the local stack: every feature, sign-in by browser, limits, failures."""
     install(session)
     session.run("invoke", "images", external=True)
-    session.run("pytest", "-m", "docker", *session.posargs)
+    elsewhere = ("--ignore=tests/emulator", "--ignore=tests/cloud")
+    session.run("pytest", "-m", "docker", *elsewhere, *session.posargs)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -86,6 +88,26 @@ def prove(c: Context, invoke: str, port: int) -> None:
     )
 
 
+@task(pre=[images])
+def rehearse(c: Context) -> None:
+    """Deploy the default answers to an emulated Google Cloud, by the real gcloud; nothing is left."""
+    from emulator import Emulator
+
+    if shutil.which("gcloud") is None:
+        raise Exit("gcloud is needed: https://cloud.google.com/sdk/docs/install", code=1)
+    client = {"web": {"client_id": "rehearsal.apps.googleusercontent.com", "client_secret": "rehearsal"}}
+    with tempfile.TemporaryDirectory() as folder, Emulator(Path(folder), project="my-project") as cloud:
+        file = Path(folder) / "client_secret.json"
+        file.write_text(json.dumps(client))
+        try:
+            for arguments in ("provision", f"secrets --client-file {file}", "build", "deploy", "deploy"):
+                print(f"\n$ invoke {arguments}", flush=True)
+                with c.cd(str(SCRATCH)):
+                    c.run(f"{shlex.quote(sys.executable)} -m invoke {arguments}", env=cloud.environment())
+        finally:
+            cloud.wipe()
+
+
 @task(help={"user": "Whose token; the first test user when not given.", "port": "As of local-up."})
 def local_token(c: Context, user: str = "", port: int = 4180) -> None:
     """Print a token of a local test user, for MLFLOW_TRACKING_TOKEN."""
@@ -108,4 +130,4 @@ def lock(c: Context) -> None:
         c.run(f"uv pip compile --quiet {options} {name}.in --output-file {name}.lock", echo=True)
 
 
-ns = Collection(render, images, local_up, local_token, local_down, lock)
+ns = Collection(render, images, local_up, local_token, local_down, rehearse, lock)

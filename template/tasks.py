@@ -14,6 +14,8 @@ from deployment.errors import DeploymentError
 from deployment.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from deployment.cloud.gcloud import Gcloud
+    from deployment.cloud.resources import Resources
     from deployment.local.stack import Stack
 
 PORT = "Port of this machine for the service; the two after it are taken too."
@@ -38,6 +40,20 @@ def settings(c: Context) -> Settings:
     if "deployment" not in c.config:
         raise SettingsError("invoke.yaml has no `deployment`: run invoke in the project's folder")
     return Settings.load(c.config.deployment._config)
+
+
+def say(text: str) -> None:
+    """Print progress as it happens."""
+    print(text, flush=True)
+
+
+def google_cloud(c: Context) -> tuple[Gcloud, Resources]:
+    """Return gcloud for the settings' project, and the names of all that is in it."""
+    from deployment.cloud.gcloud import Gcloud
+    from deployment.cloud.resources import Resources
+
+    these = settings(c)
+    return Gcloud(c, these.google_project), Resources(these)
 
 
 def stack(c: Context, port: int) -> Stack:
@@ -122,6 +138,74 @@ def local_token(c: Context, user: str = "", port: int = 4180) -> None:
 
 
 @task
+def provision(c: Context) -> None:
+    """Create what the service stands on at Google Cloud; run again, it completes what is missing."""
+    from deployment.cloud import provision as cloud
+
+    with said():
+        gcloud, resources = google_cloud(c)
+        cloud.provision(gcloud, resources, say)
+
+
+@task(
+    help={
+        "client-file": "The OAuth client as Google's console gives it; asked for when not known yet.",
+        "rotate": "Draw a new cookie secret: everybody signs in anew.",
+    }
+)
+def secrets(c: Context, client_file: str = "", rotate: bool = False) -> None:
+    """Write the service's secrets: the proxy's whole configuration and MLflow's passphrase."""
+    from deployment.cloud import oauth_client
+    from deployment.cloud.secret import Secrets
+    from deployment.cloud.service import Service
+
+    with said():
+        gcloud, resources = google_cloud(c)
+        url = resources.url(Service(gcloud, resources, say).project_number())
+        print(f"Register this redirect URI with the OAuth client: {url}/oauth2/callback", flush=True)
+        store = Secrets(gcloud, resources, say)
+        current = store.read(resources.proxy_secret)
+        client = oauth_client.read_file(client_file) if client_file else None
+        if client is None and current is None:
+            client = oauth_client.ask()
+        text = oauth_client.configuration(resources.settings, url, client, current, rotate=rotate)
+        store.write(resources.proxy_secret, text)
+        store.passphrase()
+        if resources.settings.database == "external" and store.read(resources.database_secret) is None:
+            store.write(resources.database_secret, oauth_client.ask_database())
+
+
+@task
+def build(c: Context) -> None:
+    """Build the image, tagged by its content, and put it into Artifact Registry."""
+    from deployment.cloud import image
+
+    with said():
+        gcloud, resources = google_cloud(c)
+        name = image.name(resources)
+        if resources.settings.builder == "cloudbuild":
+            gcloud.show(image.submit_argv(resources, name))
+        else:
+            image.build_and_push(gcloud, resources, name, say)
+        print(name)
+
+
+@task
+def deploy(c: Context) -> None:
+    """Migrate, deploy a candidate, prove it, then give it the traffic; the old one serves until then."""
+    from deployment.cloud import image
+    from deployment.cloud.service import Service
+
+    with said():
+        gcloud, resources = google_cloud(c)
+        service, name = Service(gcloud, resources, say), image.name(resources)
+        service.migrate(name)
+        for step in service.deploy(name, gcloud.identity_token):
+            print(f"  {step.name:<20} {step.seconds:6.2f} s  {step.seen}")
+        print(resources.url(service.project_number()))
+
+
+@task
 def lock(c: Context) -> None:
     """Pin what the images install, with hashes: the newest versions that requirements.in allows."""
     common = "--python-version 3.15 --universal --generate-hashes --no-header --no-annotate --upgrade"
@@ -152,5 +236,9 @@ def wipe(this: Stack, yes: bool) -> None:
     this.down(data=True)
 
 
-ns = Collection(local_up, local_down, local_logs, local_token, lock)
+ns = Collection(
+    *(local_up, local_down, local_logs, local_token),
+    *(provision, secrets, build, deploy),
+    lock,
+)
 ns.add_collection(Collection.from_module(own_tasks), name="own")

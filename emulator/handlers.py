@@ -1,0 +1,45 @@
+"""All handlers: importing this module registers them."""
+
+from emulator.apis import (
+    accounts,
+    artifactregistry,
+    cloudbuild,
+    cloudresourcemanager,
+    control,
+    iam,
+    iamcredentials,
+    logging,
+    metadata,
+    oauth2,
+    run,
+    run_jobs,
+    run_revisions,
+    secretmanager,
+    serviceusage,
+    sqladmin,
+    sqladmin_contents,
+    storage,
+)
+from emulator.run import frontdoor
+
+__all__ = [
+    "accounts",
+    "artifactregistry",
+    "cloudbuild",
+    "cloudresourcemanager",
+    "control",
+    "frontdoor",
+    "iam",
+    "iamcredentials",
+    "logging",
+    "metadata",
+    "oauth2",
+    "run",
+    "run_jobs",
+    "run_revisions",
+    "secretmanager",
+    "serviceusage",
+    "sqladmin",
+    "sqladmin_contents",
+    "storage",
+]

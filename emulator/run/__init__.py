@@ -1,0 +1,1 @@
+"""Cloud Run behind its API: what runs containers, and what leads requests to them."""

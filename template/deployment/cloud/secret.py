@@ -1,0 +1,63 @@
+"""The service's secrets in Secret Manager: created, read, given a new version only when they change."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from deployment.cloud.gcloud import Gcloud, private_file
+from deployment.cloud.resources import Resources
+
+
+class Secrets:
+    """The secrets of one deployment."""
+
+    def __init__(self, gcloud: Gcloud, resources: Resources, say: Callable[[str], None]) -> None:
+        self.gcloud = gcloud
+        self.resources = resources
+        self.say = say
+
+    def read(self, name: str) -> str | None:
+        """Return the newest version's content, or None where there is none."""
+        if not self.gcloud.describes(["secrets", "versions", "describe", "latest", f"--secret={name}"]):
+            return None
+        return self.gcloud.run(["secrets", "versions", "access", "latest", f"--secret={name}"])
+
+    def write(self, name: str, content: str) -> bool:
+        """Make `content` the secret's newest version; return whether it was not already.
+
+        The secret is created, and the service account allowed to read it, where that is missing.
+
+        Raises:
+            DeploymentError: gcloud refused.
+        """
+        if not self.gcloud.describes(["secrets", "describe", name]):
+            self.gcloud.run(create(self.resources, name))
+        self.gcloud.run(grant(self.resources, name))
+        if self.read(name) == content.strip():
+            self.say(f"secret {name}: unchanged")
+            return False
+        with private_file(content) as path:
+            self.gcloud.run(["secrets", "versions", "add", name, f"--data-file={path}"])
+        self.say(f"secret {name}: new version")
+        return True
+
+    def passphrase(self) -> None:
+        """Draw MLflow's passphrase, once: what it encrypted can be read with no other."""
+        if self.read(self.resources.passphrase_secret) is None:
+            self.write(self.resources.passphrase_secret, secrets.token_urlsafe(32))
+
+
+def create(resources: Resources, name: str) -> list[str]:
+    """Return the command that makes an empty secret, kept in the service's region alone."""
+    region = resources.settings.region
+    return ["secrets", "create", name, "--replication-policy=user-managed", f"--locations={region}"]
+
+
+def grant(resources: Resources, name: str) -> list[str]:
+    """Return the command that lets the service read this one secret."""
+    member = f"--member=serviceAccount:{resources.service_account}"
+    return [
+        *("secrets", "add-iam-policy-binding", name, member),
+        "--role=roles/secretmanager.secretAccessor",
+    ]

@@ -1,0 +1,1 @@
+"""The generated project against the emulated Google Cloud, by the real gcloud."""

@@ -1,0 +1,97 @@
+"""`invoke provision` and `invoke secrets`: from nothing, again, interrupted, refused, overheard."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cloud.conftest import CLIENT_SECRET, PROJECT, Cloud
+
+pytestmark = pytest.mark.docker
+ACCOUNT = f"serviceAccount:mlflow-run@{PROJECT}.iam.gserviceaccount.com"
+
+
+def state(cloud: Cloud) -> dict[str, Any]:
+    """Return what the cloud holds, without times, tags and passwords."""
+    store = cloud.store._collections
+    found = {
+        name: sorted(rows) for name, rows in store.items() if name not in ("counters", "operations", "tokens")
+    }
+    return {**found, "policies": store.get("policies", {})}
+
+
+def listening(stop: threading.Event, heard: set[str]) -> None:
+    """Note every command line of this machine until told to stop."""
+    while not stop.is_set():
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                heard.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+            except OSError:
+                continue
+        time.sleep(0.01)
+
+
+def test_from_nothing_then_again(cloud: Cloud) -> None:
+    heard: set[str] = set()
+    stop = threading.Event()
+    listener = threading.Thread(target=listening, args=(stop, heard))
+    listener.start()
+    try:
+        said = cloud.invoke("provision")
+        said += cloud.invoke("secrets", "--client-file", str(cloud.client))
+    finally:
+        stop.set()
+        listener.join()
+    assert "Register this redirect URI with the OAuth client: https://mlflow-" in said
+    config = tomllib.loads(cloud.secret("mlflow-oauth2-proxy"))
+    uri = cloud.secret("mlflow-backend-store-uri")
+    password = uri.partition("mlflow:")[2].partition("@")[0]
+    passphrase = cloud.secret("mlflow-crypto-passphrase")
+    assert config["client_secret"] == CLIENT_SECRET
+    assert uri.endswith(f"@/mlflow?host=/cloudsql/{PROJECT}:europe-west1:mlflow")
+    assert len(password) >= 40
+
+    # No secret stood in a command line, in what was said, or in a file that outlived the call.
+    assert [line for line in heard if "gcloud" in line and "--flags-file" in line]
+    secrets = (password, passphrase, CLIENT_SECRET, config["cookie_secret"])
+    files = [cloud.project, cloud.folder / "cloud" / "gcloud"]
+    kept = [p.read_text(errors="replace") for folder in files for p in folder.rglob("*") if p.is_file()]
+    for secret in secrets:
+        assert not [line for line in heard if secret in line]
+        assert secret not in said
+        assert not [text for text in kept if secret in text]
+
+    before = state(cloud)
+    said = cloud.invoke("provision") + cloud.invoke("secrets")
+    assert "creat" not in said
+    assert "secret mlflow-oauth2-proxy: unchanged" in said
+    assert state(cloud) == before
+    assert cloud.versions("mlflow-oauth2-proxy") == cloud.versions("mlflow-backend-store-uri") == 1
+
+
+def test_who_may_enter_changes_by_a_new_version(cloud: Cloud) -> None:
+    before = tomllib.loads(cloud.secret("mlflow-oauth2-proxy"))
+    settings = cloud.project / "invoke.yaml"
+    settings.write_text(settings.read_text().replace('- "example.com"', '- "example.org"'))
+    cloud.invoke("secrets")
+    after = tomllib.loads(cloud.secret("mlflow-oauth2-proxy"))
+    assert (before.pop("email_domains"), after.pop("email_domains")) == (["example.com"], ["example.org"])
+    assert before == after
+    cloud.invoke("secrets", "--rotate")
+    rotated = tomllib.loads(cloud.secret("mlflow-oauth2-proxy"))
+    assert rotated["cookie_secret"] != after["cookie_secret"]
+    assert cloud.versions("mlflow-oauth2-proxy") == 3
+    assert cloud.versions("mlflow-crypto-passphrase") == 1
+
+
+def test_a_file_that_is_no_client_is_refused(cloud: Cloud, tmp_path: Path) -> None:
+    for content in ("", "{}", '{"installed": {"client_id": "x", "client_secret": "y"}}'):
+        (tmp_path / "client.json").write_text(content)
+        said = cloud.invoke("secrets", "--client-file", str(tmp_path / "client.json"), code=1)
+        assert "is no OAuth client of type web application" in said
+    assert cloud.versions("mlflow-oauth2-proxy") == 3
