@@ -53,7 +53,7 @@ start_proxy() {
 mlflow_answers() {
   local status
   { exec 3<>"/dev/tcp/127.0.0.1/$MLFLOW_PORT"; } 2>/dev/null || return 1
-  printf 'GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n' >&3 2>/dev/null || true
+  printf 'GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n' >&3 2>/dev/null
   IFS= read -r -t 5 status <&3 || status=
   exec 3<&- 3>&-
   [[ $status == *" 200 "* ]]
