@@ -10,6 +10,10 @@ nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
+ELSEWHERE = [f"--ignore=tests/{folder}" for folder in ("abuse", "cloud", "emulator")]
+ACCESS = [f"tests/cloud/test_{name}.py" for name in ("access", "client")]
+# Files side by side: these tests wait for gcloud and containers most of the time.
+TWO = ("--numprocesses=2", "--dist=loadfile")
 
 
 def install(session: nox.Session) -> None:
@@ -32,8 +36,7 @@ def lint(session: nox.Session) -> None:
 def render(session: nox.Session) -> None:
     """The questions, what they render to, and the generated project's own checks."""
     install(session)
-    elsewhere = ("--ignore=tests/emulator", "--ignore=tests/cloud")
-    session.run("pytest", "-m", "not docker", *elsewhere, *session.posargs)
+    session.run("pytest", "-m", "not docker", *ELSEWHERE, *session.posargs)
 
 
 @nox.session
@@ -42,23 +45,45 @@ def cloud(session: nox.Session) -> None:
     if shutil.which("gcloud") is None:
         session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
     install(session)
-    session.run("invoke", "images", external=True)
-    session.run("pytest", "tests/cloud", *session.posargs)
+    session.run("invoke", "images", "--registry", external=True)
+    session.run("pytest", *TWO, "tests/cloud", *(f"--ignore={file}" for file in ACCESS), *session.posargs)
+
+
+@nox.session(default=False)
+def access(session: nox.Session) -> None:
+    """Programs at the deployed service: every source of tokens, a long training, who may enter changed."""
+    if shutil.which("gcloud") is None:
+        session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
+    install(session)
+    session.run("invoke", "images", "--registry", external=True)
+    session.run("pytest", *TWO, *ACCESS, *session.posargs)
+
+
+@nox.session(default=False)
+def abuse(session: nox.Session) -> None:
+    """A thousand hostile requests to the deployed service: before a release, and after a version moves."""
+    if shutil.which("gcloud") is None:
+        session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
+    install(session)
+    session.run("invoke", "images", "--registry", external=True)
+    session.run("pytest", "tests/abuse", *session.posargs)
 
 
 @nox.session(default=False)
 def emulator(session: nox.Session) -> None:
     """The emulated Google Cloud itself, API by API: for who changes it."""
     install(session)
-    session.run("invoke", "images", external=True)
+    session.run("invoke", "images", "--registry", external=True)
     session.run("pytest", "tests/emulator", *session.posargs)
 
 
 @nox.session(default=False)
 def sweep(session: nox.Session) -> None:
-    """Provisioning killed after every single API call and run again."""
+    """Tasks killed after every API call, a fault at every method, each role taken away, 20 cold starts."""
     install(session)
-    session.run("pytest", "tests/cloud/test_interrupted.py", *session.posargs, env={"SWEEP": "1"})
+    names = ("interrupted", "faults", "cold_start", "failing", "federation")
+    tests = [f"tests/cloud/test_{name}.py" for name in names]
+    session.run("pytest", *TWO, *tests, *session.posargs, env={"SWEEP": "1"})
 
 
 @nox.session
@@ -66,5 +91,4 @@ def stack(session: nox.Session) -> None:
     """The built image in the local stack: every feature, sign-in by browser, limits, failures."""
     install(session)
     session.run("invoke", "images", external=True)
-    elsewhere = ("--ignore=tests/emulator", "--ignore=tests/cloud")
-    session.run("pytest", "-m", "docker", *elsewhere, *session.posargs)
+    session.run("pytest", "-m", "docker", *ELSEWHERE, *session.posargs)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -33,8 +31,11 @@ def render(c: Context, project: str = str(SCRATCH)) -> None:
     print(f"rendered the default answers to {project}")
 
 
-@task(help={"project": PROJECT}, pre=[render])
-def images(c: Context, project: str = str(SCRATCH)) -> None:
+@task(
+    help={"project": PROJECT, "registry": "The emulated Google Cloud's registry, too."},
+    pre=[render],
+)
+def images(c: Context, project: str = str(SCRATCH), registry: bool = False) -> None:
     """Pull the pinned base images; build stand-ins where no registry answers."""
     import docker
 
@@ -42,6 +43,10 @@ def images(c: Context, project: str = str(SCRATCH)) -> None:
 
     client = docker.from_env(timeout=600)
     pins = yaml.safe_load(Path(project, "invoke.yaml").read_text())["deployment"]["images"]
+    if registry:
+        from emulator.registry import SERVER
+
+        pins["registry"] = SERVER
     for name in pins.values():
         try:
             standins.ensure(client, name)
@@ -88,24 +93,26 @@ def prove(c: Context, invoke: str, port: int) -> None:
     )
 
 
-@task(pre=[images])
-def rehearse(c: Context) -> None:
-    """Deploy the default answers to an emulated Google Cloud, by the real gcloud; nothing is left."""
-    from emulator import Emulator
+@task(
+    help={
+        "down": "End what an earlier rehearsal left up, and delete it.",
+        "port": "Port of this machine for the emulated Google Cloud.",
+    }
+)
+def rehearse(c: Context, down: bool = False, port: int = 8085) -> None:
+    """Deploy the default answers to an emulated Google Cloud, by the real gcloud, and leave it up."""
+    from rehearsal import Rehearsal, RehearsalError
 
-    if shutil.which("gcloud") is None:
-        raise Exit("gcloud is needed: https://cloud.google.com/sdk/docs/install", code=1)
-    client = {"web": {"client_id": "rehearsal.apps.googleusercontent.com", "client_secret": "rehearsal"}}
-    with tempfile.TemporaryDirectory() as folder, Emulator(Path(folder), project="my-project") as cloud:
-        file = Path(folder) / "client_secret.json"
-        file.write_text(json.dumps(client))
-        try:
-            for arguments in ("provision", f"secrets --client-file {file}", "build", "deploy", "deploy"):
-                print(f"\n$ invoke {arguments}", flush=True)
-                with c.cd(str(SCRATCH)):
-                    c.run(f"{shlex.quote(sys.executable)} -m invoke {arguments}", env=cloud.environment())
-        finally:
-            cloud.wipe()
+    this = Rehearsal(c, SCRATCH, port)
+    if down:
+        print("deleted" if this.down() else "nothing was there")
+        return
+    render(c)
+    images(c, registry=True)
+    try:
+        this.up()
+    except RehearsalError as error:
+        raise Exit(str(error), code=1) from None
 
 
 @task(help={"user": "Whose token; the first test user when not given.", "port": "As of local-up."})

@@ -15,7 +15,8 @@ from emulator.web import ConnectionDroppedError, Json, Request, Response
 if TYPE_CHECKING:
     from emulator.cloud import Cloud
 
-# gcloud calls these on its own client's account, so that a project need not have enabled them.
+# For people gcloud calls these on its own client's account: a project need not have enabled them. For a
+# service account they count as its project's.
 ALWAYS_ENABLED = {"serviceusage", "cloudresourcemanager"}
 
 
@@ -45,7 +46,7 @@ class Call:
     @property
     def email(self) -> str:
         """The caller's address."""
-        return self.principal.partition(":")[2]
+        return self.principal.partition(":")[2].partition(" ")[0]
 
     def require(self, permission: str, resource: str) -> None:
         """Refuse the call unless the caller has a permission.
@@ -141,7 +142,7 @@ class Api:
         project = self._cloud.project_of(match.parameters, query)
         call = Call(self._cloud, request, method.id, match.parameters, query, body, principal, project)
         service = method.host.partition(".")[0]
-        if service not in ALWAYS_ENABLED:
+        if service not in ALWAYS_ENABLED or principal.startswith("serviceAccount:"):
             self._cloud.require_enabled(method.host, project)
         with self._cloud.store.lock:
             if handled.permission:

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emulator.docker_socket import DockerSocket
 from emulator.engine import Engine
 from emulator.errors import GoogleError, not_found
 from emulator.faults import Faults
 from emulator.iam import ANONYMOUS, Access, everybody
 from emulator.identity import Identity
 from emulator.logs import Logs
+from emulator.registry import Server
 from emulator.store import Store, now
 from emulator.web import Json, Request
 
@@ -37,6 +39,8 @@ class Cloud:
         self.faults = Faults()
         self.logs = Logs(folder / "logs.jsonl")
         self.engine = Engine(folder)
+        self.registry = Server(self)
+        self.docker = DockerSocket(self)
         self.calls: list[Json] = []
         self.authority_file = folder / "ca.pem"
         self.port = 0
@@ -117,7 +121,7 @@ class Cloud:
             return
         if principal == ANONYMOUS:
             raise GoogleError(401, "Request is missing required authentication credential.")
-        email = principal.partition(":")[2]
+        email = principal.partition(":")[2].partition(" ")[0]
         message = f"Permission '{permission}' denied for {email} on '{resource}' (or it may not exist)."
         raise GoogleError(403, message)
 

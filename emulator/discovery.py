@@ -109,8 +109,8 @@ def _pattern(template: str, parameters: Json) -> re.Pattern[str]:
         if not piece.startswith("{"):
             pattern += re.escape(piece)
         elif piece.startswith("{+"):
-            # no colon in a segment: after it comes the verb, as in `:getIamPolicy`
-            form = parameters[name].get("pattern", "^[^:]+$")[1:-1].replace("[^/]", "[^/:]")
+            # no colon in a segment but a digest's: after it comes the verb, as in `:getIamPolicy`
+            form = parameters[name].get("pattern", "^[^:]+$")[1:-1].replace("[^/]", "(?:[^/:]|(?<=sha256):)")
             pattern += f"(?P<{name}>{form})"
         else:
             pattern += f"(?P<{name}>[^/]+)"
@@ -176,6 +176,8 @@ def _check_object(schemas: Json, schema: Json, value: Any, where: str) -> None:
 def _check_string(schema: Json, value: Any, where: str) -> None:
     if schema.get("format", "") in ("int64", "uint64") and isinstance(value, int):
         return
+    if "enum" in schema and isinstance(value, int):
+        return  # as Google's REST clients write it: https://protobuf.dev/programming-guides/json/
     if not isinstance(value, str):
         raise SchemaError(f"{where} is to be a string, not {value!r:.60}")
     if "enum" in schema and value not in schema["enum"]:

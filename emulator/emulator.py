@@ -70,6 +70,7 @@ class Emulator:
         """Listen, and answer in threads."""
         self._listen("127.0.0.1")
         self.cloud.port, self.cloud.listen = self._port, self._listen
+        self.cloud.docker.start()
         log.info("listening on 127.0.0.1:%s", self.port)
 
     def stop(self) -> None:
@@ -78,6 +79,7 @@ class Emulator:
             listener.shutdown(socket.SHUT_RDWR)
             listener.close()
         self._listeners.clear()
+        self.cloud.docker.stop()
         self.cloud.run.close()
         if self._rpc:
             self._rpc.stop()
@@ -99,9 +101,9 @@ class Emulator:
         self.stop()
 
     def environment(self, email: str = "") -> dict[str, str]:
-        """Return the variables with which gcloud and Google's clients talk to this emulator.
+        """Return the variables with which gcloud, Google's clients and Docker's talk to this emulator.
 
-        gcloud's configuration goes to a folder of its own, one for each user.
+        gcloud's and Docker's configuration goes to a folder of its own, one for each user.
 
         Args:
             email: who is signed in; the owner when empty.
@@ -130,6 +132,8 @@ class Emulator:
             "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE": str(credentials),
             "GOOGLE_APPLICATION_CREDENTIALS": str(credentials),
             "GOOGLE_CLOUD_PROJECT": self.project,
+            "DOCKER_HOST": f"unix://{self.cloud.docker.path}",
+            "DOCKER_CONFIG": str(home / "docker"),  # `docker login` writes into it
             "GCE_METADATA_ROOT": "127.0.0.1:1",  # no look-up of metadata.google.internal
         }
 

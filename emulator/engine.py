@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.models.containers import Container
 
 from emulator.errors import GoogleError
@@ -44,13 +44,23 @@ class Engine:
         if not self._used:
             self._used = True
             # what an emulator that was killed left behind; data is in volumes
-            for container in client.containers.list(all=True, filters={"label": f"{LABEL}={self.id}"}):
-                discard(container)
+            self._clear(client)
         return client
 
     def name(self, *parts: str) -> str:
         """Return a name that is this emulator's own."""
         return "-".join(("emulated", self.id, *parts))
+
+    def registry_name(self, image: str, port: int) -> str:
+        """Return the name by which the engine itself pushes and pulls an image of REGION-docker.pkg.dev.
+
+        The engine takes registries at 127.0.0.1 as they are: it needs no setting for this one.
+
+        Args:
+            image: its name.
+            port: the emulator's.
+        """
+        return f"127.0.0.1:{port}/{self.name()}/{image}"
 
     @cached_property
     def gateway(self) -> str:
@@ -61,13 +71,19 @@ class Engine:
 
     def image(self, name: str) -> Any:
         """Return an image that is here or can be pulled; None when there is none."""
-        try:
-            return self.client.images.get(name)
-        except ImageNotFound:
-            pass
+        found = self.find_image(name)
+        if found is not None:
+            return found
         try:
             return self.client.images.pull(name)
         except DockerException:
+            return None
+
+    def find_image(self, name: str) -> Any:
+        """Return an image that is here; None when it is not."""
+        try:
+            return self.client.images.get(name)
+        except ImageNotFound:
             return None
 
     def create(self, image: str, name: str, **options: Any) -> Container:
@@ -101,15 +117,30 @@ class Engine:
             return
 
     def clean(self, *, volumes: bool = False) -> None:
-        """Remove this emulator's containers, and its volumes if told so."""
-        if not self._used:
+        """Remove this emulator's containers and names of images, and its volumes if told so."""
+        if not self._used and not volumes:
             return
-        mine = {"label": f"{LABEL}={self.id}"}
-        for container in self.client.containers.list(all=True, filters=mine):
-            discard(container)
+        self._clear(self.client)
         if volumes:
-            for volume in self.client.volumes.list(filters=mine):
+            for volume in self.client.volumes.list(filters={"label": f"{LABEL}={self.id}"}):
                 volume.remove(force=True)
+
+    def _clear(self, client: docker.DockerClient) -> None:
+        for container in client.containers.list(all=True, filters={"label": f"{LABEL}={self.id}"}):
+            discard(container)
+        for image in client.api.images():
+            for name in [*(image["RepoTags"] or []), *(image["RepoDigests"] or [])]:
+                if f"/{self.name()}/" in name:
+                    untag(client, name)
+
+
+def untag(client: docker.DockerClient, name: str) -> None:
+    """Remove a name of an image, and the image with its last name; it may be gone already, or in use."""
+    try:
+        client.api.remove_image(name)
+    except APIError as error:
+        if error.status_code not in (404, 409):
+            raise
 
 
 def discard(container: Container) -> None:

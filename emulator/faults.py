@@ -65,6 +65,11 @@ class Faults:
         with self._lock:
             self._faults.clear()
 
+    def pending(self) -> list[str]:
+        """Return the methods of those that did not strike yet."""
+        with self._lock:
+            return [fault.method for fault in self._faults if fault.times > 0]
+
     def take(self, method: str) -> Fault | None:
         """Return the fault for this call, if there is one, and count it."""
         with self._lock:

@@ -18,6 +18,7 @@ MEMBER = re.compile(
     r"|(principal|principalSet)://iam\.googleapis\.com/\S+"
 )
 ANONYMOUS = "allUsers"
+AGENT = re.compile(r"@(gcp-sa-|serverless-robot-prod\.)")  # Google's own accounts, which no project has
 
 
 class Access:
@@ -67,9 +68,16 @@ class Access:
             if not MEMBER.fullmatch(member):
                 raise GoogleError(400, f"The member {member} is of an unknown type.")
             kind, _, address = member.partition(":")
-            ours = address.endswith(".iam.gserviceaccount.com") and "@gcp-sa-" not in address
+            if kind in ("principal", "principalSet"):
+                self._check_pool(address)
+            ours = address.endswith(".iam.gserviceaccount.com") and not AGENT.search(address)
             if kind == "serviceAccount" and ours and address not in self._store["service_accounts"]:
                 raise GoogleError(400, f"Service account {address} does not exist.")
+
+    def _check_pool(self, address: str) -> None:
+        name = "/".join(address.removeprefix("//iam.googleapis.com/").split("/")[:6])
+        if name not in {pool["name"] for pool in self._store["pools"].values()}:
+            raise GoogleError(400, f"Identity Pool does not exist ({name}).")
 
     def grant(self, resource: str, role: str, member: str) -> None:
         """Add a member to a role, as Google itself does for its own agents."""
@@ -80,6 +88,14 @@ class Access:
         for binding in bindings:
             merged.setdefault(binding["role"], set()).update(binding["members"])
         self.set_policy(resource, {"bindings": [{"role": r, "members": [*m]} for r, m in merged.items()]})
+
+    def bury(self, member: str, uid: str) -> None:
+        """Name a deleted member so in every policy: one made anew under its name is another."""
+        for policy in self._store["policies"].values():
+            for binding in policy.get("bindings", []):
+                if member in binding["members"]:
+                    left = {*binding["members"]} - {member} | {f"deleted:{member}?uid={uid}"}
+                    binding["members"] = sorted(left)
 
     def forget(self, resource: str) -> None:
         """Drop the policy of a deleted resource, and of all below it."""
@@ -118,9 +134,15 @@ class Access:
 
 
 def everybody(principal: str) -> set[str]:
-    """Return the members that a principal is: itself, and the wide ones."""
+    """Return the members that a principal is: itself, and the wide ones.
+
+    One from a workload identity pool comes with its sets, as federation.exchange() says them, and is no
+    authenticated user: https://cloud.google.com/iam/docs/principals-overview
+    """
     if principal == ANONYMOUS:
         return {ANONYMOUS}
+    if principal.startswith("principal:"):
+        return {ANONYMOUS, *principal.split()}
     return {principal, ANONYMOUS, "allAuthenticatedUsers", f"domain:{principal.rpartition('@')[2]}"}
 
 

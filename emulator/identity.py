@@ -48,6 +48,7 @@ class Identity:
     def __init__(self, store: Store) -> None:
         """Load the signing key, or make it."""
         self._store = store
+        self.lifetime = LIFETIME  # seconds that identity tokens are good for from now on
         if "signing" not in store["keys"]:
             store["keys"]["signing"] = new_key()
         self.key = load(store["keys"]["signing"])
@@ -130,7 +131,7 @@ class Identity:
             "azp": audience,
             "sub": subject(email),
             "iat": issued,
-            "exp": issued + LIFETIME,
+            "exp": issued + self.lifetime,
             **claims,
         }
         if with_email:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 from urllib.parse import quote, unquote
@@ -10,14 +9,13 @@ from urllib.parse import quote, unquote
 from emulator.cloud import Cloud
 from emulator.engine import address, wait_until
 from emulator.errors import GoogleError, NotModelledError
-from emulator.web import ConnectionDroppedError, Request, Response
+from emulator.web import HOP, ConnectionDroppedError, Request, Response, relay
 
 IMAGE = "fsouza/fake-gcs-server:1.56.1"
 PORT = 4443
 # The JSON API's objects, uploads and downloads, and the XML API's.
 PATH = r"/(upload|download|resumable)/.+|/storage/v1/b/[^/]+/o(/.*)?|/(?!storage/|batch/)[^/]+/.+"
 BUCKET = re.compile(r"/(?:(?:upload|download|resumable)/)?(?:resumable/)?storage/v1/b/([^/]+)/o(?:/(.*))?")
-HOP = {"connection", "host", "authorization", "content-length", "transfer-encoding", "accept-encoding"}
 
 
 def _server(cloud: Cloud) -> str:
@@ -51,16 +49,7 @@ def _server(cloud: Cloud) -> str:
 def _send(
     place: str, verb: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None
 ) -> Response:
-    connection = http.client.HTTPConnection(place, PORT, timeout=120)
-    try:
-        connection.request(verb, target, body or None, headers or {})
-        answer = connection.getresponse()
-        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP]
-        if verb == "HEAD" and answer.getheader("content-length"):
-            kept.append(("content-length", answer.getheader("content-length", "")))
-        return Response(answer.status, answer.read(), kept)
-    finally:
-        connection.close()
+    return relay(place, PORT, verb, target, body, headers)
 
 
 def any_in(cloud: Cloud, bucket: str) -> bool:
@@ -81,6 +70,22 @@ def read(cloud: Cloud, bucket: str, name: str) -> bytes:
     if answer.status != 200 or not isinstance(answer.body, bytes):
         raise GoogleError(404, f"No such object: {bucket}/{name}")
     return answer.body
+
+
+def write(cloud: Cloud, bucket: str, name: str, content: bytes) -> None:
+    """Make an object's content this."""
+    place = _server(cloud)
+    _made(place, bucket)
+    target = f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote(name, safe='')}"
+    _send(place, "POST", target, content, {"content-type": "text/plain"})
+
+
+def _made(place: str, bucket: str) -> bool:
+    """Make a bucket behind the scenes; say whether it was missing there."""
+    if _send(place, "GET", f"/storage/v1/b/{bucket}").status != 404:
+        return False
+    _send(place, "POST", "/storage/v1/b", json.dumps({"name": bucket}).encode())
+    return True
 
 
 def forget(cloud: Cloud, bucket: str) -> None:
@@ -144,8 +149,7 @@ def _forward(cloud: Cloud, request: Request, bucket: str) -> Response:
         del headers["content-type"]
     target = request.target.replace("/download/storage/", "/storage/", 1)
     response = _send(place, request.method, target, request.body, headers)
-    if response.status == 404 and _send(place, "GET", f"/storage/v1/b/{bucket}").status == 404:
-        _send(place, "POST", "/storage/v1/b", json.dumps({"name": bucket}).encode())
+    if response.status == 404 and _made(place, bucket):
         response = _send(place, request.method, target, request.body, headers)
     if request.method == "DELETE" and response.status == 200:
         return Response(204)  # as Google has it; gcloud breaks at fake-gcs-server's 200 with `null`

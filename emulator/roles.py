@@ -10,6 +10,23 @@ from fnmatch import fnmatchcase
 _READ = ("*.get", "*.list", "*.getIamPolicy")
 _INVOKE = ("run.jobs.run", "run.routes.invoke")
 _OBJECT_READ = ("storage.objects.get", "storage.objects.list")
+_REGISTRY_READ = (
+    *(
+        f"artifactregistry.{kind}.{verb}"
+        for kind in ("dockerimages", "packages", "tags", "versions")
+        for verb in ("get", "list")
+    ),
+    "artifactregistry.repositories.downloadArtifacts",
+    "artifactregistry.repositories.get",
+    "artifactregistry.repositories.list",
+)
+_REGISTRY_WRITE = (
+    *_REGISTRY_READ,
+    "artifactregistry.packages.update",
+    "artifactregistry.repositories.uploadArtifacts",
+    "artifactregistry.tags.create",
+    "artifactregistry.tags.update",
+)
 _LOG_READ = ("logging.logEntries.list",)
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -18,23 +35,24 @@ ROLES: dict[str, tuple[str, ...]] = {
     "roles/editor": ("*",),
     "roles/viewer": (*_READ, *_LOG_READ),
     "roles/artifactregistry.admin": ("artifactregistry.*",),
-    "roles/artifactregistry.reader": (
-        "artifactregistry.repositories.downloadArtifacts",
-        "artifactregistry.repositories.get",
-        "artifactregistry.repositories.list",
+    "roles/artifactregistry.reader": _REGISTRY_READ,
+    "roles/artifactregistry.repoAdmin": (
+        *_REGISTRY_WRITE,
+        "artifactregistry.packages.delete",
+        "artifactregistry.repositories.deleteArtifacts",
+        "artifactregistry.tags.delete",
+        "artifactregistry.versions.delete",
     ),
-    "roles/artifactregistry.writer": (
-        "artifactregistry.repositories.downloadArtifacts",
-        "artifactregistry.repositories.get",
-        "artifactregistry.repositories.list",
-        "artifactregistry.repositories.uploadArtifacts",
-    ),
+    "roles/artifactregistry.writer": _REGISTRY_WRITE,
     "roles/cloudbuild.builds.builder": (
-        "artifactregistry.repositories.downloadArtifacts",
-        "artifactregistry.repositories.get",
-        "artifactregistry.repositories.uploadArtifacts",
+        *_REGISTRY_WRITE,
         "cloudbuild.*",
         "logging.logEntries.create",
+        "logging.logEntries.list",
+        "resourcemanager.projects.get",
+        "storage.buckets.create",
+        "storage.buckets.get",
+        "storage.buckets.list",
         "storage.objects.*",
     ),
     "roles/cloudbuild.builds.editor": ("cloudbuild.*", "resourcemanager.projects.get"),
@@ -57,27 +75,35 @@ ROLES: dict[str, tuple[str, ...]] = {
         "iam.serviceAccounts.signBlob",
         "iam.serviceAccounts.signJwt",
     ),
-    "roles/iam.serviceAccountUser": ("iam.serviceAccounts.actAs", "iam.serviceAccounts.get"),
+    "roles/iam.serviceAccountUser": (
+        "iam.serviceAccounts.actAs",
+        "iam.serviceAccounts.get",
+        "iam.serviceAccounts.list",
+        "resourcemanager.projects.get",
+    ),
     "roles/iam.workloadIdentityPoolAdmin": ("iam.workloadIdentityPool*",),
     "roles/iam.workloadIdentityUser": (
+        "iam.serviceAccounts.get",
         "iam.serviceAccounts.getAccessToken",
         "iam.serviceAccounts.getOpenIdToken",
-        "iam.serviceAccounts.get",
+        "iam.serviceAccounts.list",
     ),
     "roles/logging.logWriter": ("logging.logEntries.create",),
-    "roles/logging.viewer": _LOG_READ,
+    "roles/logging.viewer": (*_LOG_READ, "resourcemanager.projects.get"),
     "roles/resourcemanager.projectIamAdmin": (
         "resourcemanager.projects.get",
         "resourcemanager.projects.getIamPolicy",
         "resourcemanager.projects.setIamPolicy",
     ),
-    "roles/run.admin": ("run.*",),
+    "roles/run.admin": ("resourcemanager.projects.get", "run.*"),
     "roles/run.developer": (
+        "resourcemanager.projects.get",
         "run.configurations.*",
         "run.executions.*",
         "run.jobs.[!s]*",  # not setIamPolicy
         "run.operations.*",
         "run.revisions.*",
+        "run.routes.*",
         "run.services.[!s]*",
     ),
     "roles/run.invoker": _INVOKE,
@@ -92,7 +118,11 @@ ROLES: dict[str, tuple[str, ...]] = {
         "secretmanager.versions.list",
     ),
     "roles/serviceusage.serviceUsageAdmin": ("serviceusage.*",),
-    "roles/serviceusage.serviceUsageConsumer": ("serviceusage.services.get", "serviceusage.services.use"),
+    "roles/serviceusage.serviceUsageConsumer": (
+        "serviceusage.services.get",
+        "serviceusage.services.list",
+        "serviceusage.services.use",
+    ),
     "roles/storage.admin": ("storage.*",),
     "roles/storage.objectAdmin": ("storage.objects.*",),
     "roles/storage.objectCreator": ("storage.objects.create",),

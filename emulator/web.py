@@ -1,7 +1,9 @@
-"""A request and a response, and serving them on a socket with h11."""
+"""A request and a response, serving them on a socket with h11, and passing them on."""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import socket
 from collections.abc import Callable, Iterable
@@ -13,6 +15,7 @@ import h11
 
 Json = dict[str, Any]
 CHUNK = 65536
+HOP = {"connection", "host", "authorization", "content-length", "transfer-encoding", "accept-encoding"}
 
 
 class ConnectionDroppedError(Exception):
@@ -99,7 +102,9 @@ def serve(
                 return
             connection.start_next_cycle()
     except h11.RemoteProtocolError as error:
-        if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if connection.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        with contextlib.suppress(OSError):  # whoever tried TLS may be gone
             _send(sock, connection, Response.text(f"{error}\n", error.error_status_hint), head=False)
     except (ConnectionDroppedError, OSError):
         return
@@ -147,13 +152,28 @@ def _send(sock: socket.socket, connection: h11.Connection, response: Response, *
     headers = list(response.headers)
     if isinstance(response.body, bytes) and not any(n.lower() == "content-length" for n, _ in headers):
         headers.append(("content-length", str(len(response.body))))
-    sock.sendall(connection.send(h11.Response(status_code=response.status, headers=headers)) or b"")
-    if not head:
-        pieces = [response.body] if isinstance(response.body, bytes) else response.body
-        try:
-            for piece in pieces:
-                sock.sendall(connection.send(h11.Data(data=piece)) or b"")
-        finally:
-            if hasattr(pieces, "close"):
-                pieces.close()
+    pieces = [response.body] if isinstance(response.body, bytes) else response.body
+    try:
+        sock.sendall(connection.send(h11.Response(status_code=response.status, headers=headers)) or b"")
+        for piece in () if head else pieces:
+            sock.sendall(connection.send(h11.Data(data=piece)) or b"")
+    finally:
+        if hasattr(pieces, "close"):
+            pieces.close()
     sock.sendall(connection.send(h11.EndOfMessage()) or b"")
+
+
+def relay(
+    host: str, port: int, verb: str, target: str, body: bytes = b"", headers: dict[str, str] | None = None
+) -> Response:
+    """Ask another server, and return its answer as one's own."""
+    connection = http.client.HTTPConnection(host, port, timeout=120)
+    try:
+        connection.request(verb, target, body or None, headers or {})
+        answer = connection.getresponse()
+        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in HOP]
+        if verb == "HEAD" and answer.getheader("content-length"):
+            kept.append(("content-length", answer.getheader("content-length", "")))
+        return Response(answer.status, answer.read(), kept)
+    finally:
+        connection.close()

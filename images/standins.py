@@ -1,7 +1,7 @@
 """Stand-ins for images that cannot be pulled, each the real program under the real image's name.
 
-Python and Postgres come from Debian by debootstrap, OAuth2-Proxy and fake-gcs-server from their own
-sources by Go (go.mod pins them). Needs root, debootstrap and Go; `./setup` installs both.
+Python, Postgres and the registry come from Debian by debootstrap, OAuth2-Proxy and fake-gcs-server from
+their own sources by Go (go.mod pins them). Needs root, debootstrap and Go; `./setup` installs both.
 """
 
 from __future__ import annotations
@@ -97,6 +97,17 @@ def _postgres(root: Path, tag: str) -> list[str]:
     ]
 
 
+def _registry(root: Path, tag: str) -> list[str]:
+    # Debian's is the release before 3, which speaks the same protocol.
+    _debootstrap(root, "trixie", ["docker-registry"])
+    configuration = root / "etc/distribution/config.yml"  # where the image has it
+    configuration.parent.mkdir()
+    configuration.write_text(
+        "version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/registry}}\nhttp: {addr: ':5000'}\n"
+    )
+    return ['ENTRYPOINT ["docker-registry"]', f'CMD ["serve", "/{configuration.relative_to(root)}"]']
+
+
 def _oauth2_proxy(root: Path, tag: str) -> list[str]:
     module = "github.com/oauth2-proxy/oauth2-proxy/v7"
     _go_build(root / "bin/oauth2-proxy", module, tag, f"-X {module}/pkg/version.VERSION={tag}")
@@ -111,6 +122,7 @@ def _fake_gcs_server(root: Path, tag: str) -> list[str]:
 BUILDERS: dict[str, Callable[[Path, str], list[str]]] = {
     "python": _python,
     "postgres": _postgres,
+    "registry": _registry,
     "oauth2-proxy": _oauth2_proxy,
     "fake-gcs-server": _fake_gcs_server,
 }

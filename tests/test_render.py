@@ -17,6 +17,7 @@ from tests.conftest import ANSWERS, QUESTIONS, ROOT, Render, render_to
 
 sys.path.insert(0, str(ROOT / "template"))  # the same rules, in the generated project's own words
 from deployment import rules
+from deployment.cloud.resources import Resources
 from deployment.settings import Settings, SettingsError
 
 # One answer changed at a time: every choice of every question, as copier.yml names them.
@@ -58,18 +59,20 @@ def check(folder: Path) -> dict[str, Any]:
 def test_every_choice_renders_a_valid_project(name: str, value: object, render: Render) -> None:
     folder = render(**{name: value}, **NEEDS.get((name, value), {}))
     values = check(folder)
-    if name != "ci":
-        assert values[name] == value
+    assert values[name] == value
 
 
 @pytest.mark.parametrize("answers", ANSWERS)
 def test_named_answers_render_a_valid_project(answers: str, render: Render) -> None:
     folder = render(answers)
     values = check(folder)
+    pipelines = [Resources(Settings.load(values)).deploy_account]
+    assert (values["allowed"][-1:] == pipelines) == (values["ci"] != "none")
     for name, value in ANSWERS[answers].items():
         if name == "allowed":
-            assert values["allowed"] == value.replace(",", " ").split()
-        elif name != "ci":
+            people = value.replace(",", " ").split()
+            assert [entry for entry in values["allowed"] if entry not in pipelines] == people
+        else:
             assert values[name] == value
     title = ANSWERS[answers].get("title", "MLflow")
     assert (folder / "README.md").read_text().startswith(f"# {title}\n")
@@ -91,6 +94,26 @@ def test_pipeline_only_if_asked_for(ci: str, files: set[str], render: Render) ->
         if path.is_file() and (".github" in path.parts or path.name == ".gitlab-ci.yml")
     }
     assert found == files
+
+
+def test_pipelines_deploy_the_default_branch_alone_one_at_a_time(tmp_path: Path) -> None:
+    github = yaml.safe_load(
+        (render_to(tmp_path / "1", ci="github") / ".github/workflows/checks.yml").read_text()
+    )
+    deploy = github["jobs"]["deploy"]
+    assert github[True] == {"pull_request": None, "push": {"branches": ["main"]}}  # YAML's `on` is True
+    assert deploy["if"] == "github.event_name == 'push' && vars.WORKLOAD_IDENTITY_PROVIDER != ''"
+    assert deploy["needs"] == "checks"
+    assert deploy["concurrency"] == {"group": "deploy", "cancel-in-progress": False}
+    assert github["permissions"] == {}
+    assert github["jobs"]["checks"]["permissions"] == {"contents": "read"}
+    uses = [step["uses"] for job in github["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert len(set(uses)) == 2
+    deploy = yaml.safe_load((render_to(tmp_path / "2", ci="gitlab") / ".gitlab-ci.yml").read_text())["deploy"]
+    assert deploy["rules"] == [
+        {"if": "$CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH && $WORKLOAD_IDENTITY_PROVIDER"}
+    ]
+    assert (deploy["needs"], deploy["resource_group"]) == (["checks"], "deploy")
 
 
 # Every refusal: the answer, what else it needs, words of the reason. Both the question and, for who

@@ -108,3 +108,13 @@ def test_images_are_there_the_second_time_at_once() -> None:
     done = subprocess.run([*INVOKE, "images"], cwd=ROOT, capture_output=True, text=True, check=True)
     states = [line.rpartition(": ")[2] for line in done.stdout.splitlines()[1:]]
     assert states == ["here"] * 4
+
+
+def test_the_security_model_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    named = re.findall(r"((?:template/)?tests/[\w/]+\.py)?::(\w+)", text)
+    assert len(named) > 30
+    file = ""
+    for path, test in named:
+        file = path or file  # further tests of one file are named without it
+        assert f"\ndef {test}(" in (ROOT / file).read_text(), f"{file}::{test}"

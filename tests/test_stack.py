@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +98,19 @@ def test_params_metrics_and_tags(client: MlflowClient, run: str) -> None:
     assert data.tags["t99"] == "ü" * 200
     history = client.get_metric_history(run, "m3")
     assert [point.step for point in history] == list(range(3, 1000, 10))
+
+
+def test_many_batches_at_once(client: MlflowClient, run: str) -> None:
+    """More than the pool has connections, each of which asks for a second one."""
+
+    def log(number: int) -> None:
+        client.log_batch(
+            run, metrics=[Metric(f"m{number}", i / 7, 1_700_000_000_000 + i, i) for i in range(100)]
+        )
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(log, range(48)))
+    assert len(client.get_run(run).data.metrics) == 48
 
 
 def test_search(client: MlflowClient, run: str) -> None:
@@ -326,13 +341,13 @@ def test_limits_and_rights_of_the_container(local: Local) -> None:
     assert container.exec_run("id -u").output == b"65532\n"
     assert container.exec_run("touch /app/x").exit_code != 0
     processes = [" ".join(row[-1].split()) for row in container.top()["Processes"]]
-    assert [
+    assert sorted(
         p for p in processes if "tini" in p or "start.sh" in p or "server" in p or "oauth2-proxy" in p
-    ] == [
-        "tini -- /app/start.sh",
+    ) == [
         "bash /app/start.sh",
-        "python3 -m server",
         f"oauth2-proxy --config /secrets/oauth2-proxy.cfg --http-address 0.0.0.0:{local.port}",
+        "python3 -m server",
+        "tini -- /app/start.sh",
     ]
 
 
@@ -341,6 +356,22 @@ def test_no_compiler_and_no_pip_are_left_in_the_image(local: Local) -> None:
     for program in ("pip", "pip3", "gcc", "cc", "ld"):
         assert container.exec_run(["sh", "-c", f"command -v {program}"]).exit_code != 0, program
     assert container.exec_run("python3 -c 'import pip'").exit_code != 0
+
+
+def test_the_bill_of_materials_is_what_is_installed(local: Local) -> None:
+    container = local.container("mlflow")
+    bill = json.loads(container.exec_run("cat /app/sbom.json").output)
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    versions = {part["purl"].partition("@")[0]: part["version"] for part in bill["components"]}
+    assert len(versions) == len(bill["components"])
+    assert versions["pkg:pypi/mlflow"] == mlflow.__version__
+    proxy = versions["pkg:golang/github.com/oauth2-proxy/oauth2-proxy/v7"]
+    assert local.settings["images"]["oauth2_proxy"].endswith(f":{proxy}")
+    locked = (local.folder / "server/requirements.lock").read_text()
+    lines = [line for line in locked.splitlines() if "==" in line and "win32" not in line]
+    named = {found[1] for line in lines if (found := re.match(r"([a-z0-9-]+)==", line))}
+    assert {name.removeprefix("pkg:pypi/") for name in versions if name.startswith("pkg:pypi/")} == named
+    assert "pkg:deb/debian/tini" in versions
 
 
 def test_the_bytecode_is_there_and_never_checked(local: Local) -> None:
@@ -363,8 +394,8 @@ for folder in ("/opt/venv/lib", "/app/server", sysconfig.get_path("stdlib")):
 
 def test_only_what_requests_need_is_imported(local: Local) -> None:
     script = (
-        "from server import lazy; lazy.install()\n"
-        "import sys, uvicorn\nfrom mlflow.server.fastapi_app import app\n"
+        "from server import closed, lazy; lazy.install()\n"
+        "import sys, uvicorn\nfrom mlflow.server.fastapi_app import app\nclosed.close_storage()\n"
         "print(sorted({'numpy', 'pandas', 'google.cloud.storage', 'graphene'} & set(sys.modules)))"
     )
     code, output = local.container("mlflow").exec_run(["python3", "-W", "ignore", "-c", script])

@@ -1,42 +1,29 @@
-"""artifactregistry.googleapis.com: repositories. registry.py has the images in them."""
+"""artifactregistry.googleapis.com: repositories. artifactregistry_images.py has what is in them."""
 
 from __future__ import annotations
 
 import re
 
+from emulator import registry
 from emulator.api import Call, handles
-from emulator.cloud import Cloud
 from emulator.errors import GoogleError, NotModelledError, exists, not_found
 from emulator.store import now
 from emulator.web import Json
 
 REPOSITORIES = "artifactregistry.projects.locations.repositories"
 REPOSITORY_ID = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
-IMAGE = re.compile(
-    r"(?P<location>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[a-z0-9-]+)/(?P<repository>[a-z0-9-]+)"
-    r"/(?P<image>[a-z0-9._/-]+?)(?::(?P<tag>[\w.-]+))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
-)
 
 
-def repository_of(cloud: Cloud, image: str) -> str:
-    """Return the name of the repository that an image's name says it is in.
+def repository(call: Call, name: str = "") -> Json:
+    """Return what the store has of a repository, of the one that the call is about where none is named.
 
     Raises:
-        GoogleError: the name is of no Artifact Registry, or there is no such repository.
+        GoogleError: there is none.
     """
-    found = IMAGE.fullmatch(image)
-    if not found:
-        raise NotModelledError(f"images outside Artifact Registry: {image}")
-    name = "projects/{project}/locations/{location}/repositories/{repository}".format(**found.groupdict())
-    if name not in cloud.store["repositories"]:
-        raise not_found(f'Repository "{found["repository"]}" in {found["location"]}')
-    return name
-
-
-def _repository(call: Call) -> Json:
-    if call.resource not in call.cloud.store["repositories"]:
-        raise not_found(f"Requested entity {call.resource}")
-    return dict(call.cloud.store["repositories"][call.resource])
+    found = call.cloud.store["repositories"].get(name or call.resource)
+    if found is None:
+        raise not_found(f"Requested entity {name or call.resource}")
+    return dict(found)
 
 
 @handles(f"{REPOSITORIES}.create", "artifactregistry.repositories.create")
@@ -50,13 +37,14 @@ def create(call: Call) -> Json:
     name = f"{call.resource}/repositories/{identifier}"
     if name in call.cloud.store["repositories"]:
         raise exists("the repository")
-    repository = {"mode": "STANDARD_REPOSITORY", **call.body, "name": name}
-    repository |= {"createTime": now(), "updateTime": now()}
-    call.cloud.store["repositories"][name] = repository
-    return _done(call, repository)
+    created = {"mode": "STANDARD_REPOSITORY", **call.body, "name": name}
+    created |= {"createTime": now(), "updateTime": now()}
+    call.cloud.store["repositories"][name] = created
+    return done(call, created)
 
 
-def _done(call: Call, response: Json) -> Json:
+def done(call: Call, response: Json) -> Json:
+    """Return an operation that has ended: with a repository, or with nothing."""
     location = "/".join(call.resource.split("/")[:4])
     name = f"{location}/operations/{call.cloud.store.next('operations')}"
     kind = "type.googleapis.com/google.devtools.artifactregistry.v1.Repository" if response else ""
@@ -77,7 +65,7 @@ def get_operation(call: Call) -> Json:
 @handles(f"{REPOSITORIES}.get", "artifactregistry.repositories.get")
 def get(call: Call) -> Json:
     """Describe a repository."""
-    return _repository(call)
+    return repository(call)
 
 
 @handles(f"{REPOSITORIES}.list", "artifactregistry.repositories.list")
@@ -89,22 +77,23 @@ def list_repositories(call: Call) -> Json:
 
 @handles(f"{REPOSITORIES}.delete", "artifactregistry.repositories.delete")
 def delete(call: Call) -> Json:
-    """Delete a repository, at once."""
-    _repository(call)
+    """Delete a repository with its images, at once."""
+    repository(call)
     del call.cloud.store["repositories"][call.resource]
     call.cloud.access.forget(call.resource)
-    return _done(call, {})
+    registry.forget(call.cloud, call.resource)
+    return done(call, {})
 
 
 @handles(f"{REPOSITORIES}.getIamPolicy", "artifactregistry.repositories.getIamPolicy")
 def get_policy(call: Call) -> Json:
     """Return who may use a repository."""
-    _repository(call)
+    repository(call)
     return call.cloud.access.policy(call.resource)
 
 
 @handles(f"{REPOSITORIES}.setIamPolicy", "artifactregistry.repositories.setIamPolicy")
 def set_policy(call: Call) -> Json:
     """Say who may use a repository."""
-    _repository(call)
+    repository(call)
     return call.cloud.access.set_policy(call.resource, call.body["policy"])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from functools import wraps
 
+from emulator.apis import forges
 from emulator.cloud import Cloud
 from emulator.errors import GoogleError
 from emulator.pages import Page, serves
@@ -78,6 +79,16 @@ def register_client(cloud: Cloud, client_id: str, client_secret: str, redirect_u
             "client_secret": client_secret,
             "redirect_uris": redirect_uris,
         }
+
+
+@serves(HOST, "POST", "/job-tokens")
+@_local
+def add_job_token(cloud: Cloud, request: Request) -> Json:
+    """Return a token of a pipeline's job: `issuer`, `audience`, and the `claims` that matter."""
+    body = json.loads(request.body)
+    if body["issuer"] not in forges.KEYS:
+        raise GoogleError(400, f"the emulator knows the issuers {', '.join(forges.KEYS)}")
+    return {"token": forges.job_token(cloud, body["issuer"], body["audience"], **body.get("claims", {}))}
 
 
 @serves(HOST, "POST", "/users")

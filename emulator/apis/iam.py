@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 
 from emulator.api import Call, handles
+from emulator.apis.forges import KEYS
 from emulator.cloud import Cloud
-from emulator.errors import GoogleError, exists, not_found
+from emulator.errors import GoogleError, NotModelledError, exists, not_found
+from emulator.federation import condition, mapping
 from emulator.identity import load, new_key
 from emulator.roles import ROLES
 from emulator.store import now
@@ -86,6 +89,7 @@ def delete(call: Call) -> Json:
     """Delete a service account; its grants stay behind and name nobody."""
     found = call.cloud.store["service_accounts"].pop(_email(call))
     call.cloud.access.forget(found["name"])
+    call.cloud.access.bury(f"serviceAccount:{found['email']}", found["uniqueId"])
     keys = call.cloud.store["account_keys"]
     for key in [key for key, value in keys.items() if value["email"] == found["email"]]:
         del keys[key]
@@ -157,7 +161,11 @@ def _create_in(call: Call, collection: str, kind: str, identifier: str) -> Json:
     number = call.cloud.number(call.project)
     shown = name.replace(f"projects/{call.project}/", f"projects/{number}/", 1)
     call.cloud.store[collection][name] = {**call.body, "name": shown, "state": "ACTIVE"}
-    operation = f"{shown}/operations/{call.cloud.store.next('operations')}"
+    return _done(call, shown)
+
+
+def _done(call: Call, name: str) -> Json:
+    operation = f"{name}/operations/{call.cloud.store.next('operations')}"
     call.cloud.store["operations"][operation] = {"name": operation, "done": True}
     return {"name": operation, "done": True}
 
@@ -183,6 +191,7 @@ def get_pool(call: Call) -> Json:
 @handles(f"{POOLS}.providers.create", "iam.workloadIdentityPoolProviders.create")
 def create_provider(call: Call) -> Json:
     """Create a provider in a pool."""
+    _check_provider(call.body)
     return _create_in(call, "pool_providers", "providers", call.query["workloadIdentityPoolProviderId"])
 
 
@@ -190,6 +199,35 @@ def create_provider(call: Call) -> Json:
 def get_provider(call: Call) -> Json:
     """Describe a provider."""
     return _get_in(call, "pool_providers")
+
+
+@handles(f"{POOLS}.providers.patch", "iam.workloadIdentityPoolProviders.update")
+def update_provider(call: Call) -> Json:
+    """Change those fields of a provider that the mask names."""
+    provider = _get_in(call, "pool_providers")
+    for path in call.query["updateMask"].split(","):
+        names = path.split(".")
+        given: Any = call.body
+        for name in names:
+            given = given.get(name) if isinstance(given, dict) else None
+        changed = given if len(names) == 1 else {**provider.get(names[0], {}), names[1]: given}
+        provider[names[0]] = changed
+    _check_provider(provider)
+    call.cloud.store["pool_providers"][call.resource] = provider
+    return _done(call, provider["name"])
+
+
+def _check_provider(provider: Json) -> None:
+    """Refuse what Google refuses of a provider, or what the emulator does not model."""
+    oidc = provider.get("oidc")
+    if not oidc:
+        raise NotModelledError("providers other than OpenID Connect's")
+    if not oidc.get("issuerUri", "").startswith("https://"):
+        raise GoogleError(400, "The issuer URI must be a URL with https.")
+    if "google.subject" not in mapping(provider.get("attributeMapping", {})):
+        raise GoogleError(400, "The attribute mapping must include google.subject.")
+    if not condition(provider.get("attributeCondition", "")) and oidc["issuerUri"] in KEYS:
+        raise GoogleError(400, "The attribute condition must reference one of the provider's claims.")
 
 
 @handles(f"{POOLS}.operations.get")

@@ -124,6 +124,12 @@ def _access(cloud: Cloud, principal: str) -> Json:
     }
 
 
+def _email(cloud: Cloud, token: str) -> str:
+    """Return the address of an access token's user or service account; "" for others."""
+    kind, _, address = cloud.identity.principal(token).partition(":")
+    return address if kind in ("user", "serviceAccount") else ""
+
+
 @serves(HOSTS, "GET|POST", r"/tokeninfo|/oauth2/v[123]/tokeninfo")
 def token_info(cloud: Cloud, request: Request) -> Response:
     """Say whose an access token or an identity token is."""
@@ -132,7 +138,7 @@ def token_info(cloud: Cloud, request: Request) -> Response:
         if form.get("id_token"):
             claims = cloud.identity.verified(form["id_token"])
             return Response.json({name: str(value) for name, value in claims.items()})
-        email = cloud.identity.principal(form.get("access_token", "")).partition(":")[2]
+        email = _email(cloud, form.get("access_token", ""))
     except GoogleError:
         email = ""
     if not email:
@@ -146,7 +152,7 @@ def token_info(cloud: Cloud, request: Request) -> Response:
 @serves(r"openidconnect\.googleapis\.com", "GET", r"/v1/userinfo")
 def user_info(cloud: Cloud, request: Request) -> Response:
     """Describe the bearer of an access token."""
-    email = cloud.identity.principal(request.bearer).partition(":")[2]
+    email = _email(cloud, request.bearer)
     if not email:
         raise GoogleError(401, "Request is missing required authentication credential.")
     return Response.json({"sub": subject(email), "email": email, "email_verified": True})

@@ -10,6 +10,7 @@ import uuid
 from emulator.api import Call, handles
 from emulator.apis.run_revisions import LABEL, name_of, new_revision, place, region
 from emulator.errors import GoogleError, exists, not_found
+from emulator.registry import require_reader
 from emulator.run.names import hosts
 from emulator.run.runtime import set_conditions
 from emulator.run.workload import check_annotations, read
@@ -62,7 +63,7 @@ def create(call: Call) -> Json:
     number = call.cloud.number(call.project)
     urls = [f"https://{host}" for host in hosts(name, number, region(call))]
     metadata |= {
-        "namespace": call.project,
+        "namespace": number,  # Google's own way, whatever the call said
         "uid": str(uuid.uuid4()),
         "creationTimestamp": now(),
         "selfLink": f"/apis/serving.knative.dev/v1/namespaces/{number}/services/{name}",
@@ -112,6 +113,7 @@ def _apply(call: Call, key: str, service: Json, spec: Json) -> Json:
     _check_traffic(spec)
     old = service.get("spec", {}).get("template") if metadata["generation"] else None
     if old != template:
+        require_reader(call.cloud, call.principal, workload.image)
         new_revision(call, service, template)
     operation = str(uuid.uuid4())
     metadata["generation"] += 1

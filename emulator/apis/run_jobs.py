@@ -13,6 +13,7 @@ from emulator.apis.run_revisions import LABEL, name_of, place, region
 from emulator.cloud import Cloud
 from emulator.engine import discard
 from emulator.errors import GoogleError, NotModelledError, exists, not_found
+from emulator.registry import require_reader
 from emulator.run.container import StartError
 from emulator.run.runtime import set_conditions
 from emulator.run.workload import Workload, read
@@ -54,6 +55,7 @@ def _take(call: Call, job: Json) -> Json:
     """Check a job's specification and take it over."""
     workload = _workload(call.cloud, job)
     call.require("iam.serviceAccounts.actAs", f"projects/{call.project}/serviceAccounts/{workload.account}")
+    require_reader(call.cloud, call.principal, workload.image)
     metadata = job["metadata"]
     metadata["resourceVersion"] = f"AAX{secrets.token_hex(6)}"
     job["status"]["observedGeneration"] = metadata["generation"]

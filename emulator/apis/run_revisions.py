@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import secrets
 import uuid
@@ -9,6 +10,7 @@ import uuid
 from emulator.api import Call, handles
 from emulator.discovery import REGIONAL_RUN
 from emulator.errors import GoogleError, not_found
+from emulator.registry import resolve
 from emulator.run.runtime import set_conditions
 from emulator.store import now
 from emulator.web import Json
@@ -55,7 +57,7 @@ def new_revision(call: Call, service: Json, template: Json) -> None:
         "kind": "Revision",
         "metadata": {
             "name": name,
-            "namespace": call.project,
+            "namespace": call.cloud.number(call.project),
             "uid": str(uuid.uuid4()),
             "creationTimestamp": now(),
             "generation": 1,
@@ -64,11 +66,11 @@ def new_revision(call: Call, service: Json, template: Json) -> None:
             "annotations": {**given.get("annotations", {}), "serving.knative.dev/creator": call.email},
         },
         "spec": template["spec"],
-        "status": {
-            "serviceName": metadata["name"],
-            "imageDigest": template["spec"]["containers"][0]["image"],
-        },
+        "status": {"serviceName": metadata["name"]},
     }
+    with contextlib.suppress(GoogleError):  # a revision without its image is there, and never ready
+        image = template["spec"]["containers"][0]["image"]
+        revision["status"]["imageDigest"] = resolve(call.cloud, image)
     set_conditions(revision, {"Ready": "Unknown", "ContainerHealthy": "Unknown"})
     call.cloud.store["run_revisions"][key] = revision
     service["status"]["latestCreatedRevisionName"] = name

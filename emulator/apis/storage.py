@@ -105,6 +105,20 @@ def get(call: Call) -> Json:
     return _public(call, _bucket(call))
 
 
+@handles("storage.buckets.getStorageLayout", "storage.objects.list", _on)
+def get_layout(call: Call) -> Json:
+    """Say where a bucket is, and that its names are flat."""
+    bucket = _bucket(call)
+    fields = {name: bucket[name] for name in ("location", "locationType")}
+    return {"kind": "storage#storageLayout", "bucket": bucket["name"], **fields}
+
+
+@handles("storage.managedFolders.list", "storage.managedFolders.list", _on)
+def list_managed_folders(call: Call) -> Json:
+    """List no managed folders: nobody can make one here."""
+    return {"kind": "storage#managedFolders", "items": []}
+
+
 @handles("storage.buckets.list", "storage.buckets.list")
 def list_buckets(call: Call) -> Json:
     """List a project's buckets."""

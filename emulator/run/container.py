@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from docker.models.containers import Container
 from docker.types import Mount
 
+from emulator import registry
 from emulator.apis import secretmanager, sqladmin
 from emulator.engine import address
 from emulator.errors import GoogleError
-from emulator.registry import local_image
 from emulator.run.workload import SecretRef, Workload
 from emulator.web import Json
 
@@ -47,7 +47,7 @@ class Launcher:
         self.accounts: dict[str, str] = {}  # a running container's address: its service account
 
     def check(self, workload: Workload, project: str) -> str:
-        """Check what Cloud Run checks before it starts anything, and return the local image.
+        """Check what Cloud Run checks before it starts anything, and return the image, pulled.
 
         Raises:
             StartError: the service account, the image or a secret is missing or may not be used.
@@ -61,13 +61,27 @@ class Launcher:
             references += [r for files in workload.secret_files.values() for r in files.values()]
             for reference in references:
                 self._secret(reference, workload, project)
-            try:
-                image = local_image(cloud, workload.image)
-            except GoogleError as error:
-                raise StartError("ContainerMissing", error.message) from None
-        if image is None:
-            raise StartError("ContainerMissing", f"Image '{workload.image}' not found.")
-        return image
+        # an image that was pulled may be gone from the registry, and still runs
+        pulled = "@" in workload.image and registry.local(cloud, workload.image)
+        return pulled or self._pull(self.find(workload.image), project)
+
+    def find(self, image: str) -> str:
+        """Return the name, by its digest, of an image that is in the registry.
+
+        Raises:
+            StartError: it is not.
+        """
+        try:
+            with self._cloud.store.lock:
+                return registry.resolve(self._cloud, image)
+        except GoogleError as error:
+            raise StartError("ContainerMissing", error.message) from None
+
+    def _pull(self, name: str, project: str) -> str:
+        try:
+            return registry.pull(self._cloud, name, project)
+        except GoogleError as error:
+            raise StartError("ContainerMissing", error.message) from None
 
     def _secret(self, reference: SecretRef, workload: Workload, project: str) -> bytes:
         name = f"projects/{project}/secrets/{reference.secret}/versions/{reference.version}"
@@ -193,6 +207,11 @@ class Launcher:
                 self._cloud.logs.write(entry)
 
 
+# Fields of a structured line that are the entry's own.
+# https://cloud.google.com/logging/docs/structured-logging#special-payload-fields
+LIFTED = {"httpRequest": "httpRequest", "logging.googleapis.com/trace": "trace"}
+
+
 def _log_name(project: str, name: str) -> Json:
     return {"logName": f"projects/{project}/logs/{name}"}
 
@@ -206,10 +225,11 @@ def _payload(line: bytes) -> Json:
         return {"textPayload": text}
     if not isinstance(fields, dict):
         return {"textPayload": text}
-    severity = str(fields.pop("severity", "DEFAULT")).upper()
+    entry = {"severity": str(fields.pop("severity", "DEFAULT")).upper()}
+    entry |= {name: fields.pop(field) for field, name in LIFTED.items() if field in fields}
     if set(fields) == {"message"}:
-        return {"severity": severity, "textPayload": str(fields["message"])}
-    return {"severity": severity, "jsonPayload": fields}
+        return {**entry, "textPayload": str(fields["message"])}
+    return {**entry, "jsonPayload": fields}
 
 
 def _archive(files: dict[str, bytes]) -> bytes:

@@ -144,9 +144,9 @@ class _Once:
 
 
 def _forward(instance: Instance, request: Request, release: _Once) -> Response:
-    connection = http.client.HTTPConnection(
-        instance.address, instance.workload.port, timeout=instance.workload.timeout
-    )
+    workload = instance.workload
+    connection = http.client.HTTPConnection(instance.address, workload.port)
+    connection.sock = instance.connect(workload.port, workload.timeout)
     connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
     for name, value in _headers(request):
         connection.putheader(name, value)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from emulator.cloud import Cloud
 
 THROTTLED = 1000  # microseconds of each period: next to nothing, and the least that Linux takes
+CONNECT_SECONDS = 0.5  # of one attempt; a container on this machine answers at once
 STOP_SECONDS = 10  # https://cloud.google.com/run/docs/container-contract#instance-shutdown
 
 
@@ -74,12 +75,35 @@ class Instance:
         self.address = address(self._container)
         self._quota_file = _quota_file(int(self._container.attrs["State"]["Pid"]))
         threading.Thread(target=self._watch, daemon=True).start()
+        if not self.address:  # it has ended already
+            self.ended.wait()
         try:
             self._probe()
         except StartError:
             self.stop()
             raise
         self._set_cpu(full=not self.workload.throttled)
+
+    def connect(self, port: int, timeout: float) -> socket.socket:
+        """Connect to the container, while it lives.
+
+        The address of one that is gone does not refuse: nothing answers there, for up to a minute.
+
+        Raises:
+            OSError: it refuses, has ended, or does not answer within `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.ended.is_set():
+            try:
+                sock = socket.create_connection((self.address, port), min(timeout, CONNECT_SECONDS))
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+            else:
+                sock.settimeout(timeout)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return sock
+        raise ConnectionResetError(f"the container has ended with exit code {self.exit_code}")
 
     def begin(self) -> None:
         """Count a request in; the first has the CPU given."""
@@ -169,9 +193,10 @@ class Instance:
         port = int((get or probe.get("tcpSocket") or {}).get("port") or self.workload.port)
         try:
             if get is None:
-                socket.create_connection((self.address, port), timeout).close()
+                self.connect(port, timeout).close()
                 return True
-            connection = http.client.HTTPConnection(self.address, port, timeout=timeout)
+            connection = http.client.HTTPConnection(self.address, port)
+            connection.sock = self.connect(port, timeout)
             headers = {h["name"]: h.get("value", "") for h in get.get("httpHeaders", [])}
             connection.request("GET", get.get("path", "/"), headers=headers)
             return 200 <= connection.getresponse().status < 400
@@ -180,8 +205,12 @@ class Instance:
 
 
 def _quota_file(pid: int) -> Path:
-    """Return the file of a process' control group that holds the CPU quota."""
-    groups = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    """Return the file of a process' control group that holds the CPU quota; none when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        return Path("/dev/null")
+    groups = [line.split(":", 2) for line in lines]
     for _, controllers, path in groups:
         if "cpu" in controllers.split(","):
             return Path("/sys/fs/cgroup/cpu") / path.lstrip("/") / "cpu.cfs_quota_us"

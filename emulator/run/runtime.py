@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from emulator.errors import GoogleError
@@ -39,10 +40,10 @@ class Runtime:
 
     def workload(self, revision: Json) -> Workload:
         """Return what a revision asks for."""
-        project = revision["metadata"]["namespace"]
-        return read(
-            revision["metadata"].get("annotations", {}), revision["spec"], self.default_account(project)
-        )
+        account = self.default_account(revision["metadata"]["namespace"])
+        workload = read(revision["metadata"].get("annotations", {}), revision["spec"], account)
+        # a tag may move; what it was when the revision was made is what runs
+        return replace(workload, image=revision["status"].get("imageDigest", workload.image))
 
     def default_account(self, project: str) -> str:
         """Return the account of whoever names none."""
@@ -141,6 +142,7 @@ class Runtime:
         """Start the first instance of a new revision: it is ready when that one is."""
         reason, message = "", ""
         try:
+            self.launcher.find(self.workload(revision).image)
             self.launcher.check(self.workload(revision), key.split("/")[0])
             self.pool(key).start()
         except StartError as error:

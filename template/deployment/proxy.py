@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deployment.rules import SERVICE_ACCOUNTS
+
 COMMON = Path(__file__).parent.parent / "oauth2-proxy.cfg"
 EMAILS_FILE = "/tmp/authenticated-emails"  # noqa: S108  # written at start from the `# allow:` lines
 GOOGLE = "https://accounts.google.com"
@@ -35,6 +37,7 @@ def render(
     provider: Provider,
     *,
     url: str,
+    google_project: str,
     allowed_domains: Sequence[str],
     allowed_emails: Sequence[str],
     cookie_secret: str,
@@ -44,6 +47,7 @@ def render(
     Args:
         provider: who signs people in.
         url: the service's public address, without a path.
+        google_project: whose traces its log lines name.
         allowed_domains: mail domains that may enter.
         allowed_emails: single addresses that may enter.
         cookie_secret: as new_cookie_secret() makes one.
@@ -62,9 +66,13 @@ def render(
         # Programs' tokens: those that gcloud makes for people, and those made for this service. Any
         # Google account can have the first kind: who may enter is decided by the address alone.
         values["extra_jwt_issuers"] = [f"{GOOGLE}={GCLOUD_CLIENT_ID}", f"{GOOGLE}={url}"]
+    elif any(email.endswith(SERVICE_ACCOUNTS) for email in allowed_emails):
+        # Service accounts' tokens are Google's, whoever signs people in; made for this service alone.
+        values["extra_jwt_issuers"] = [f"{GOOGLE}={url}"]
     if provider.kind == "oidc":
         values["oidc_issuer_url"] = provider.issuer_url
-    lines = [COMMON.read_text(encoding="utf-8"), "# From invoke.yaml"]
+    common = COMMON.read_text(encoding="utf-8").replace("GOOGLE_PROJECT", google_project)
+    lines = [common, "# From invoke.yaml"]
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     if allowed_emails:
         lines += ["# OAuth2-Proxy takes addresses from a file only; start.sh writes it of these lines."]

@@ -42,6 +42,7 @@ PUBLIC_MAIL_DOMAINS = frozenset(
         "163.com",
     ]
 )
+SERVICE_ACCOUNTS = ".gserviceaccount.com"
 # https://cloud.google.com/sql/docs/postgres/quotas: max_connections by the instance's memory
 SHARED_CORE_CONNECTIONS = {"db-f1-micro": 25, "db-g1-small": 50}
 CONNECTIONS_BY_GIB = ((3.75, 100), (6, 200), (7.5, 400), (15, 500), (30, 600), (60, 800), (120, 1000))

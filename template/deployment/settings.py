@@ -48,6 +48,7 @@ class Settings:
     min_instances: int
     max_instances: int
     builder: str
+    ci: str
     images: Images
 
     @classmethod
@@ -82,6 +83,11 @@ class Settings:
     def allowed_emails(self) -> tuple[str, ...]:
         """The single addresses that may enter."""
         return tuple(entry for entry in self.allowed if "@" in entry)
+
+    @property
+    def allowed_people(self) -> tuple[str, ...]:
+        """Those of them that are no service accounts, which Google alone signs in."""
+        return tuple(entry for entry in self.allowed_emails if not entry.endswith(rules.SERVICE_ACCOUNTS))
 
     @property
     def bucket(self) -> str:
@@ -168,6 +174,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "cpu_allocation": ("request", "always"),
     "cpu": tuple(rules.LEAST_MEMORY),
     "builder": ("cloudbuild", "docker"),
+    "ci": ("none", "github", "gitlab"),
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -24,35 +26,69 @@ class Step:
     seen: str
 
 
+def is_local(url: str) -> bool:
+    """Say whether an address is this machine's."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def safe(url: str) -> str:
+    """Return an address that a token may be sent to, without what is after the host.
+
+    Raises:
+        DeploymentError: it is none.
+    """
+    parts = urlsplit(url)
+    if not parts.hostname or not (parts.scheme == "https" or parts.scheme == "http" and is_local(url)):
+        raise DeploymentError(f"--url is {url!r}: give https://HOST, as a token is sent there")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 class Smoke:
-    """A session with the service at `url`, as the holder of `token`."""
+    """A session with the service at `url`, as the holder of `token`; without one, as a stranger."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url
+        self.token = token
         self.session = requests.Session()
-        self.session.headers["Authorization"] = f"Bearer {token}"
+        if token:
+            self.session.headers["Authorization"] = f"Bearer {token}"
 
     def run(self) -> list[Step]:
-        """Ask for the version, log a run with an artifact, read both back, delete the experiment.
+        """See that strangers are sent to sign in; log a run with an artifact, read both back, delete it.
 
         Raises:
             DeploymentError: a step failed; the message says which, and what the service answered.
         """
+        steps = [
+            self._step("closed to strangers", self._closed),
+            self._step("people sign in", self._sign_in),
+        ]
+        return steps + self._use() if self.token else steps
+
+    def _use(self) -> list[Step]:
         name = f"smoke-{secrets.token_hex(4)}"
         text = secrets.token_hex(16)
-        steps = [self._step("closed to strangers", self._closed), self._step("version", self._version)]
+        steps = [self._step("version", self._version)]
         experiment = self._api("POST", "experiments/create", name=name)["experiment_id"]
         try:
             info = self._api("POST", "runs/create", experiment_id=experiment)["run"]["info"]
             run = info["run_id"]
-            steps.append(self._step("log a metric", lambda: self._log(run)))
-            steps.append(self._step("read it back", lambda: self._read(run)))
-            steps.append(self._step("artifact up", lambda: self._put(run, text)))
-            steps.append(self._step("artifact down", lambda: self._get(run, text)))
-        finally:
-            self._api("POST", "experiments/delete", experiment_id=experiment)
-        steps.append(Step("delete it", 0.0, f"experiment {name}"))
+            steps += [
+                self._step("log a metric", lambda: self._log(run)),
+                self._step("read it back", lambda: self._read(run)),
+                self._step("artifact up", lambda: self._put(run, text)),
+                self._step("artifact down", lambda: self._get(run, text)),
+            ]
+        except DeploymentError:
+            with contextlib.suppress(DeploymentError):  # the first one says what is wrong
+                self._delete(experiment, name)
+            raise
+        steps.append(self._step("delete it", lambda: self._delete(experiment, name)))
         return steps
+
+    def _delete(self, experiment: str, name: str) -> str:
+        self._api("POST", "experiments/delete", experiment_id=experiment)
+        return f"experiment {name}"
 
     def _step(self, name: str, work: Callable[[], str]) -> Step:
         begin = time.monotonic()
@@ -67,6 +103,13 @@ class Smoke:
         if answer.status_code != 401:
             raise DeploymentError(f"without a token it answers {answer.status_code}, not 401")
         return "401 without a token"
+
+    def _sign_in(self) -> str:
+        answer = self._request("GET", "/", headers={"Authorization": None}, allow_redirects=False)
+        host = urlsplit(answer.headers.get("Location", "")).netloc
+        if answer.status_code != 302 or not host or host == urlsplit(self.url).netloc:
+            raise DeploymentError(f"a browser gets {answer.status_code}, and is not sent to a provider")
+        return f"at {host}"
 
     def _version(self) -> str:
         return f"MLflow {self._checked(self._request('GET', '/version')).text}"

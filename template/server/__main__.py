@@ -11,7 +11,7 @@ import warnings
 from types import FrameType
 from typing import Any
 
-from server import lazy
+from server import closed, lazy, threads
 from server.environment import HOST, PORT, mlflow_environment
 
 
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
             store.migrate(uri)
             return 0
         store.open_stores(uri, os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"])
-    except store.SchemaError as error:
+    except store.DatabaseError as error:
         print(f"server: {error}", file=sys.stderr)
         return 1
     return serve(int(os.environ.get("MLFLOW_WORKERS", "1")))
@@ -45,10 +45,11 @@ def serve(workers: int) -> int:
     import uvicorn
     from mlflow.server.fastapi_app import app
 
+    closed.close_storage()
     gc.enable()
     gc.freeze()  # what is loaded now stays: the collector need not walk it again
     config = uvicorn.Config(
-        app,
+        threads.limited(closed.guarded(app), threads.database_threads(os.environ)),
         host=HOST,
         port=PORT,
         loop="uvloop",

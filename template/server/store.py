@@ -12,10 +12,15 @@ if TYPE_CHECKING:
 # "mlflow" in ASCII. MLflow's own lock is a file in /tmp, which two instances do not share:
 # https://github.com/mlflow/mlflow/issues/19299
 ADVISORY_LOCK = 0x6D6C666C6F77
+TRIES = 7  # to connect, within 12 s; MLflow's own 10 last 100 s, in which nobody hears of it
 
 
-class SchemaError(Exception):
-    """The database's schema is not the one this MLflow needs. The message says what to do."""
+class DatabaseError(Exception):
+    """The database cannot be used. The message says why, or what to do."""
+
+
+class SchemaError(DatabaseError):
+    """The database's schema is not the one this MLflow needs."""
 
 
 def open_stores(uri: str, artifact_root: str) -> None:
@@ -23,14 +28,14 @@ def open_stores(uri: str, artifact_root: str) -> None:
 
     Raises:
         SchemaError: the schema is older or newer than this MLflow's.
-        sqlalchemy.exc.SQLAlchemyError: the database does not answer.
+        DatabaseError: it does not let one in.
     """
     from mlflow.server.handlers import initialize_backend_stores
     from mlflow.store.db import utils
     from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 
-    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    engine = _connected(uri)
     # Each store would open a pool of its own; the budget of connections is for one a process.
     for store in (TrackingStore, RegistryStore):
         store._engine_map[uri] = engine
@@ -46,17 +51,34 @@ def migrate(uri: str) -> None:
 
     Raises:
         SchemaError: the schema is newer than this MLflow's.
-        sqlalchemy.exc.SQLAlchemyError: the database does not answer, or a migration failed.
+        DatabaseError: it does not let one in.
+        sqlalchemy.exc.SQLAlchemyError: a migration failed.
     """
     from mlflow.store.db import utils
 
-    engine = utils.create_sqlalchemy_engine_with_retry(uri)
+    engine = _connected(uri)
     with _locked(engine):
         if utils._is_empty_database(engine):
             utils._initialize_tables(engine)
         elif _position(engine) == "older":
             utils._upgrade_db(engine)
         check_schema(engine)
+
+
+def _connected(uri: str) -> Engine:
+    """Return MLflow's engine for a database that answers.
+
+    Raises:
+        DatabaseError: it does not, or does not let one in.
+    """
+    import sqlalchemy.exc
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = TRIES
+    try:
+        return utils.create_sqlalchemy_engine_with_retry(uri)
+    except sqlalchemy.exc.OperationalError as error:
+        raise DatabaseError(f"the database does not let one in: {error.orig}") from None
 
 
 def check_schema(engine: Engine) -> None:

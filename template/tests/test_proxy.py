@@ -23,6 +23,7 @@ def text(kind: str, emails: tuple[str, ...] = ()) -> str:
     return proxy.render(
         PROVIDERS[kind],
         url="https://mlflow-1.europe-west1.run.app",
+        google_project="my-project",
         allowed_domains=["example.com"],
         allowed_emails=emails,
         cookie_secret=proxy.new_cookie_secret(),
@@ -39,6 +40,13 @@ def test_nothing_is_open(kind: str) -> None:
     assert config["redirect_url"] == "https://mlflow-1.europe-west1.run.app/oauth2/callback"
 
 
+def test_log_lines_name_the_projects_traces() -> None:
+    config = tomllib.loads(text("google"))
+    for name in ("auth_logging_format", "request_logging_format"):
+        assert '"logging.googleapis.com/trace":' in config[name]
+        assert "projects/my-project/traces/" in config[name]
+
+
 def test_google_takes_gclouds_tokens_and_those_made_for_the_service() -> None:
     config = tomllib.loads(text("google"))
     assert config["client_secret"] == 'a"b\\c'
@@ -47,6 +55,16 @@ def test_google_takes_gclouds_tokens_and_those_made_for_the_service() -> None:
         "https://accounts.google.com=https://mlflow-1.europe-west1.run.app",
     ]
     assert preflight.issuers(config) == ["https://accounts.google.com"]
+
+
+@pytest.mark.parametrize("kind", ["oidc", "github"])
+def test_a_service_account_that_is_named_enters_by_googles_token_for_the_service(kind: str) -> None:
+    account = "mlflow-dep@my-project.iam.gserviceaccount.com"
+    config = tomllib.loads(text(kind, emails=(account,)))
+    assert config["extra_jwt_issuers"] == [
+        "https://accounts.google.com=https://mlflow-1.europe-west1.run.app"
+    ]
+    assert "extra_jwt_issuers" not in tomllib.loads(text(kind, emails=("ada@example.org",)))
 
 
 def test_oidc_names_its_issuer() -> None:

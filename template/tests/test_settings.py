@@ -25,6 +25,7 @@ GOOD = {
     "min_instances": 0,
     "max_instances": 3,
     "builder": "cloudbuild",
+    "ci": "github",
     "images": {"python": "p", "oauth2_proxy": "o", "postgres": "q", "fake_gcs_server": "f"},
 }
 
@@ -43,9 +44,15 @@ def test_allowed_is_split_into_domains_and_addresses() -> None:
     assert settings().allowed_emails == ("ada@example.org",)
 
 
+def test_service_accounts_are_no_people() -> None:
+    entries = ["example.com", "ada@example.org", "mlflow-dep@my-project.iam.gserviceaccount.com"]
+    assert settings(allowed=entries).allowed_people == ("ada@example.org",)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"ci": "jenkins"}, "ci is 'jenkins'"),
         ({"service": "M"}, "service is 'M'"),
         ({"service": "my-google-thing"}, "may not hold 'google'"),
         ({"service": "a" * 27}, "2 to 26"),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+import requests
 
 from emulator import Emulator
 from emulator.apis.sqladmin import database
@@ -23,15 +26,24 @@ from tests.conftest import render_to
 
 PROJECT = "my-project"
 CLIENT_SECRET = "GOCSPX-the-clients-own-secret"
+SERVICE = "mlflow-123456789012.europe-west1.run.app"
+CANDIDATE = f"candidate---{SERVICE}"
+USER = "ann@example.com"  # may enter, by the default answers
+
+
+# All cases, as nox -s sweep takes them; else a spread of them.
+SWEEP = bool(os.environ.get("SWEEP"))
 
 
 class Cloud:
     """The emulated cloud, and the project's tasks in its environment."""
 
-    def __init__(self, folder: Path) -> None:
-        """Render the default answers; the emulator is not started."""
+    def __init__(self, folder: Path, **answers: Any) -> None:
+        """Render the default answers, but those given; the emulator is not started."""
         self.folder = folder
-        self.project = render_to(folder / "project")
+        self._changes = 0
+        self.user = ""  # who runs the tasks; the owner when empty
+        self.project = render_to(folder / "project", **answers)
         self.emulator = Emulator(folder / "cloud", project=PROJECT)
         self.client = folder / "client.json"
         self.client.write_text(json.dumps({"web": {"client_id": "1-a.test", "client_secret": CLIENT_SECRET}}))
@@ -41,12 +53,12 @@ class Cloud:
         """The emulator's state."""
         return self.emulator.cloud.store
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start a task of the project."""
         return subprocess.Popen(
             [sys.executable, "-m", "invoke", *arguments],
             cwd=self.project,
-            env={**os.environ, **self.emulator.environment()},
+            env={**os.environ, **self.emulator.environment(self.user), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -54,24 +66,77 @@ class Cloud:
             start_new_session=True,
         )
 
-    def invoke(self, *arguments: str, code: int = 0) -> str:
+    def invoke(self, *arguments: str, code: int = 0, **environment: str) -> str:
         """Run a task to its end, which must be this exit code; return all that it said."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, **environment)
         output, errors = process.communicate(timeout=250)
         assert process.returncode == code, output + errors
         assert "Traceback" not in errors, errors
         return output + errors
 
-    def interrupted(self, at: int, *arguments: str) -> bool:
-        """Kill a task and its gcloud after so many API calls; return whether it came so far."""
+    def build(self) -> str:
+        """Build the image and return its name."""
+        return str(re.findall(r"\S+/mlflow/mlflow:[0-9a-f]{16}", self.invoke("build"))[-1])
+
+    def gcloud(self, *arguments: str) -> str:
+        """Run gcloud itself in the project, as its owner, and return what it prints."""
+        environment = {**os.environ, **self.emulator.environment()}
+        done = subprocess.run(
+            ["gcloud", *arguments], cwd=self.project, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @contextmanager
+    def edited(self, file: str, old: str, new: str) -> Iterator[None]:
+        """Have a file of the project other than it is, for a while; `old` must be in it."""
+        path = self.project / file
+        good = path.read_text()
+        assert good.count(old) == 1, f"{file} has {old!r} {good.count(old)} times"
+        path.write_text(good.replace(old, new))
+        try:
+            yield
+        finally:
+            path.write_text(good)
+
+    def changed(self) -> AbstractContextManager[None]:
+        """Change a setting for a while, each time otherwise: there is something new to deploy."""
+        self._changes += 1
+        return self.edited("invoke.yaml", "memory: 512Mi", f"memory: {512 + self._changes}Mi")
+
+    def get(self, path: str, host: str = SERVICE, *, user: str = "") -> requests.Response:
+        """Ask the deployed service, with a user's token or without any."""
+        environment = self.emulator.environment()
+        token = self.emulator.cloud.identity.id_token(user, f"https://{SERVICE}") if user else ""
+        return requests.get(
+            f"https://{host}{path}",
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            proxies={"https": environment["https_proxy"]},
+            verify=environment["REQUESTS_CA_BUNDLE"],
+            allow_redirects=False,
+            timeout=60,
+        )
+
+    def serving(self) -> str:
+        """Return the revision that has the traffic."""
+        (service,) = self.store["run_services"].values()
+        (target,) = [entry for entry in service["status"]["traffic"] if entry.get("percent") == 100]
+        return str(target["revisionName"])
+
+    def interrupted(self, at: int | str, *arguments: str) -> bool:
+        """Kill a task and its gcloud after so many API calls, or at a method's first call.
+
+        Returns:
+            Whether it came so far.
+        """
         calls, reached = 0, threading.Event()
         log = self.emulator.cloud.log_call
 
-        def count(*details: Any) -> None:
+        def count(method: str, *details: Any) -> None:
             nonlocal calls
-            log(*details)
+            log(method, *details)
             calls += 1
-            if calls == at:
+            if at in (calls, method):
                 reached.set()
 
         self.emulator.cloud.log_call = count  # type: ignore[method-assign,assignment]
@@ -86,16 +151,16 @@ class Cloud:
             self.emulator.cloud.log_call = log  # type: ignore[method-assign]
         return reached.is_set()
 
-    def can_sign_in_to_the_database(self) -> bool:
-        """Say whether the secret's password is the user's, and no other is."""
+    def login(self) -> tuple[str, str]:
+        """Return the database's user and password, of the connection string's newest version."""
         uri = urlsplit(self.secret("mlflow-backend-store-uri"))
+        return unquote(uri.username or ""), unquote(uri.password or "")
+
+    def signs_in(self, user: str, password: str) -> bool:
+        """Say whether the database takes a user's password."""
         server = database(self.emulator.cloud, PROJECT, "mlflow").start()
-        command = ["psql", "-h", "/var/run/postgresql", "-U", "mlflow", "-d", "mlflow", "-Atc", "select 1"]
-        good, bad = (
-            server.exec_run(command, environment={"PGPASSWORD": password})
-            for password in (unquote(uri.password or ""), "another")
-        )
-        return bool(good.output == b"1\n" and bad.exit_code != 0)
+        command = ["psql", "-h", "/var/run/postgresql", "-U", user, "-d", "mlflow", "-Atc", "select 1"]
+        return bool(server.exec_run(command, environment={"PGPASSWORD": password}).output == b"1\n")
 
     def secret(self, name: str) -> str:
         """Return a secret's newest content, past the API."""
@@ -107,6 +172,29 @@ class Cloud:
         return len(self.store["secret_versions"].get(f"projects/{PROJECT}/secrets/{name}", {}))
 
 
+@contextmanager
+def command_lines() -> Iterator[set[str]]:
+    """Note every command line of this machine."""
+    heard: set[str] = set()
+    stop = threading.Event()
+
+    def listen() -> None:
+        while not stop.wait(0.01):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    heard.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                except OSError:
+                    continue
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        yield heard
+    finally:
+        stop.set()
+        listener.join()
+
+
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """An empty cloud for a module's tests."""
@@ -115,3 +203,33 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with made.emulator:
         yield made
         made.emulator.wipe()
+
+
+@pytest.fixture(scope="session")
+def _session_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    assert shutil.which("gcloud"), "these tests need gcloud on PATH: install the Google Cloud CLI"
+    made = Cloud(tmp_path_factory.mktemp("deployed"), ci="github")
+    with made.emulator:
+        yield made
+        made.emulator.wipe()
+
+
+def ensure_deployed(cloud: Cloud) -> Cloud:
+    """Go from an empty cloud to a service that is proved, as the README says it."""
+    if not cloud.store["run_services"]:
+        cloud.invoke("provision")
+        cloud.invoke("secrets", "--client-file", str(cloud.client))
+        cloud.build()
+        said = cloud.invoke("deploy")
+        assert "candidate: passed the smoke test" in said
+        assert f"https://{SERVICE}" in said
+    return cloud
+
+
+@pytest.fixture
+def deployed(_session_cloud: Cloud) -> Cloud:
+    """A service that is deployed once for many tests.
+
+    What one of them changes it puts back, and the service serves on, or is gone.
+    """
+    return ensure_deployed(_session_cloud)

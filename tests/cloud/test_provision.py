@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cloud.conftest import CLIENT_SECRET, PROJECT, Cloud
+from tests.cloud.conftest import CLIENT_SECRET, PROJECT, Cloud, command_lines
 
 pytestmark = pytest.mark.docker
 ACCOUNT = f"serviceAccount:mlflow-run@{PROJECT}.iam.gserviceaccount.com"
@@ -25,35 +23,19 @@ def state(cloud: Cloud) -> dict[str, Any]:
     return {**found, "policies": store.get("policies", {})}
 
 
-def listening(stop: threading.Event, heard: set[str]) -> None:
-    """Note every command line of this machine until told to stop."""
-    while not stop.is_set():
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                heard.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-            except OSError:
-                continue
-        time.sleep(0.01)
-
-
 def test_from_nothing_then_again(cloud: Cloud) -> None:
-    heard: set[str] = set()
-    stop = threading.Event()
-    listener = threading.Thread(target=listening, args=(stop, heard))
-    listener.start()
-    try:
+    with command_lines() as heard:
         said = cloud.invoke("provision")
         said += cloud.invoke("secrets", "--client-file", str(cloud.client))
-    finally:
-        stop.set()
-        listener.join()
     assert "Register this redirect URI with the OAuth client: https://mlflow-" in said
     config = tomllib.loads(cloud.secret("mlflow-oauth2-proxy"))
     uri = cloud.secret("mlflow-backend-store-uri")
     password = uri.partition("mlflow:")[2].partition("@")[0]
     passphrase = cloud.secret("mlflow-crypto-passphrase")
     assert config["client_secret"] == CLIENT_SECRET
-    assert uri.endswith(f"@/mlflow?host=/cloudsql/{PROJECT}:europe-west1:mlflow")
+    assert uri.endswith(
+        f"@/mlflow?host=/cloudsql/{PROJECT}:europe-west1:mlflow&options=-c%20role%3Dcloudsqlsuperuser"
+    )
     assert len(password) >= 40
 
     # No secret stood in a command line, in what was said, or in a file that outlived the call.
@@ -82,7 +64,7 @@ def test_who_may_enter_changes_by_a_new_version(cloud: Cloud) -> None:
     after = tomllib.loads(cloud.secret("mlflow-oauth2-proxy"))
     assert (before.pop("email_domains"), after.pop("email_domains")) == (["example.com"], ["example.org"])
     assert before == after
-    cloud.invoke("secrets", "--rotate")
+    cloud.invoke("secrets", "--rotate", "cookie")
     rotated = tomllib.loads(cloud.secret("mlflow-oauth2-proxy"))
     assert rotated["cookie_secret"] != after["cookie_secret"]
     assert cloud.versions("mlflow-oauth2-proxy") == 3

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import docker
 import pytest
 
 from emulator import Emulator
@@ -123,9 +124,20 @@ def web(emulator: Emulator) -> Web:
     return Web(emulator)
 
 
+def push(emulator: Emulator, name: str, email: str = OWNER) -> None:
+    """Push an image as a user, as docker-py does it."""
+    with emulator.cloud.store.lock:
+        token = emulator.cloud.identity.access_token(f"user:{email}")
+    client = docker.DockerClient(emulator.environment()["DOCKER_HOST"])
+    login = {"username": "oauth2accesstoken", "password": token}
+    repository, _, tag = name.rpartition(":")
+    for event in client.api.push(repository, tag, auth_config=login, stream=True, decode=True):
+        assert "error" not in event, event
+
+
 @pytest.fixture(scope="session")
 def image(emulator: Emulator) -> Iterator[str]:
-    """The test server's image, under a name in Artifact Registry."""
+    """The test server's image, in Artifact Registry."""
     name = f"{REGION}-docker.pkg.dev/{PROJECT}/deployed/server:{emulator.cloud.engine.id}"
     dockerfile = f'FROM {BASE}\nCOPY server.py /server.py\nUSER 65532\nENTRYPOINT ["python3", "/server.py"]\n'
     with tempfile.TemporaryDirectory() as folder:
@@ -136,5 +148,6 @@ def image(emulator: Emulator) -> Iterator[str]:
     repository = f"projects/{PROJECT}/locations/{REGION}/repositories/deployed"
     with emulator.cloud.store.lock:
         emulator.cloud.store["repositories"][repository] = {"name": repository, "format": "DOCKER"}
+    push(emulator, name)
     yield name
     client.images.remove(name, force=True)

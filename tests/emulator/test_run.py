@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,10 @@ import pytest
 
 from emulator import Emulator
 from emulator.apis.serviceusage import enable
-from tests.emulator.conftest import NUMBER, PROJECT, REGION, Gcloud, Web
+from emulator.run.container import StartError
+from emulator.run.instance import Instance
+from emulator.run.workload import DEFAULT_PROBE, Workload
+from tests.emulator.conftest import NUMBER, PROJECT, REGION, Gcloud, Web, push
 
 pytestmark = pytest.mark.docker
 WHERE = f"--region={REGION}"
@@ -240,6 +244,41 @@ def test_a_deployment_that_fails(
         assert "Memory limit of 256 MiB exceeded" in logs
 
 
+@pytest.fixture
+def instance(emulator: Emulator, account: str, image: str) -> Instance:
+    """An instance, not started, whose container would end at once."""
+    workload = Workload(image, account, environment={"FAIL": "exit"}, probe=DEFAULT_PROBE)
+    names = {"project": PROJECT, "region": REGION, "service": "brief", "revision": "brief-00001-aaa"}
+    return Instance(emulator.cloud, emulator.cloud.run.launcher, workload, names)
+
+
+def test_an_address_where_nothing_answers_is_left_when_the_container_ends(instance: Instance) -> None:
+    instance.address = "127.0.0.1"
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            with pytest.raises(TimeoutError):
+                instance.connect(port, 0.1)
+            threading.Timer(0.2, instance.ended.set).start()
+            with pytest.raises(ConnectionResetError, match="has ended"):
+                instance.connect(port, 240)
+
+
+def test_a_container_that_has_ended_before_one_looks(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = instance._launcher.launch
+
+    def slow(*arguments: Any) -> Any:
+        container = launch(*arguments)
+        container.wait()
+        return container
+
+    monkeypatch.setattr(instance._launcher, "launch", slow)
+    with pytest.raises(StartError, match="ended with exit code 1"):
+        instance.start()
+
+
 def test_who_may_not_act_as_the_account_cannot_deploy(gcloud: Gcloud, image: str, account: str) -> None:
     member = ("--member=user:dev@example.com", "--condition=None")
     gcloud("projects", "add-iam-policy-binding", PROJECT, *member, "--role=roles/run.admin")
@@ -289,9 +328,10 @@ def test_the_database_socket_is_for_who_may_connect(gcloud: Gcloud, deploy: Any,
 
 def test_a_service_outlives_a_restart_of_the_emulator(image: str, emulator: Emulator, tmp_path: Any) -> None:
     with Emulator(tmp_path, project=PROJECT, number=NUMBER) as first:
-        for name in ("run.googleapis.com", "iam.googleapis.com"):
+        for name in ("run.googleapis.com", "iam.googleapis.com", "artifactregistry.googleapis.com"):
             enable(first.cloud, PROJECT, name)
         first.cloud.store["repositories"].update(emulator.cloud.store["repositories"])
+        push(first, image)
         Gcloud(first)("run", "deploy", "kept", WHERE, f"--image={image}", "--allow-unauthenticated")
         port = first.port
     with Emulator(tmp_path, project=PROJECT, number=NUMBER, port=port) as second:

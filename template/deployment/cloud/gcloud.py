@@ -8,6 +8,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from invoke import Context
@@ -15,7 +16,10 @@ from invoke.runners import Result
 
 from deployment.errors import DeploymentError
 
+SIDE_BY_SIDE = 8
 Argv = Sequence[str]
+# How gcloud 528 says that something is not there: each of its command groups has words of its own.
+MISSING = ("NOT_FOUND", "not found", "HTTPError 404", "does not exist", "Cannot find")
 
 
 class Gcloud:
@@ -32,6 +36,7 @@ class Gcloud:
             )
         self.context = context
         self.project = project
+        self.dry = bool(context.config.run.dry)
 
     def run(self, argv: Argv) -> str:
         """Run `gcloud ARGV --project PROJECT` and return what it prints; "" in a dry run.
@@ -44,35 +49,56 @@ class Gcloud:
             raise DeploymentError(f"{self.line(argv)} failed:\n{reason(result.stderr)}")
         return str(result.stdout).strip()
 
-    def describes(self, argv: Argv) -> bool:
-        """Say whether what a `describe` asks for is there; in a dry run nothing is.
+    def look(self, argv: Argv) -> str | None:
+        """Return what a command prints about something, or None where it is not there.
+
+        In a dry run nothing is there.
 
         Raises:
             DeploymentError: it failed for another reason than that it is not there.
         """
-        if self.context.config.run.dry:
-            return False
         result = self._run(argv)
+        if self.dry:
+            return None
         if result.exited == 0:
-            return True
-        missing = ("NOT_FOUND", "not found", "404", "does not exist", "Cannot find")
-        if any(word in result.stderr for word in missing):
-            return False
+            return str(result.stdout).strip()
+        if any(words in result.stderr for words in MISSING):
+            return None
         raise DeploymentError(f"{self.line(argv)} failed:\n{reason(result.stderr)}")
 
-    def show(self, argv: Argv) -> None:
-        """Run a command whose output the user watches.
+    def describes(self, argv: Argv) -> bool:
+        """Say whether what a `describe` asks for is there.
 
         Raises:
-            DeploymentError: it failed.
+            DeploymentError: as look() does.
         """
-        result = self.context.run(f"{self.line(argv)} --quiet", warn=True, in_stream=False)
-        if result is not None and result.exited:
-            raise DeploymentError(f"{self.line(argv)} failed; its output above says why")
+        return self.look(argv) is not None
 
-    def identity_token(self) -> str:
-        """Return an identity token of whoever is signed in to gcloud."""
-        return self.run(["auth", "print-identity-token"])
+    def pool(self) -> ThreadPoolExecutor:
+        """Return a pool for calls that may run side by side; in a dry run they stay in order."""
+        return ThreadPoolExecutor(1 if self.dry else SIDE_BY_SIDE)
+
+    def access_token(self) -> str:
+        """Return an access token of whoever is signed in to gcloud."""
+        return self.run(["auth", "print-access-token"])
+
+    def impersonated(self) -> str:
+        """Return the service account that gcloud acts as in each command; "" when it does not."""
+        return self.run(["config", "get", "auth/impersonate_service_account"])
+
+    def identity_token(self, account: str = "", audience: str = "") -> str:
+        """Return an identity token of whoever is signed in to gcloud, or of a service account.
+
+        Args:
+            account: that it impersonates.
+            audience: whom a service account's token is for; gcloud makes a person's for itself only.
+        """
+        argv = ["auth", "print-identity-token"]
+        if account:
+            argv += [f"--impersonate-service-account={account}", "--include-email"]
+        if audience:
+            argv += [f"--audiences={audience}"]
+        return self.run(argv)
 
     def line(self, argv: Argv) -> str:
         """Return the command as one would type it."""
@@ -89,7 +115,7 @@ class Gcloud:
 
 def reason(errors: str) -> str:
     """Return gcloud's own words, without its advice on updates and surveys."""
-    lines = [line for line in errors.splitlines() if line.strip()]
+    lines = [line for line in errors.partition("- '@type'")[0].splitlines() if line.strip()]
     wanted = [n for n, line in enumerate(lines) if line.startswith("ERROR:")]
     return "\n".join(f"  {line}" for line in lines[wanted[0] if wanted else -5 :][:12])
 

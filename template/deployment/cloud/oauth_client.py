@@ -86,6 +86,7 @@ def configuration(
     return proxy.render(
         proxy.Provider(settings.identity_provider, *client, settings.oidc_issuer_url),
         url=url,
+        google_project=settings.google_project,
         allowed_domains=settings.allowed_domains,
         allowed_emails=settings.allowed_emails,
         cookie_secret=cookie_secret,

@@ -5,15 +5,14 @@ Everything may be run again, also after an interruption at any point.
 
 from __future__ import annotations
 
-import json
-import secrets
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urlsplit
 
-from deployment.cloud.gcloud import Gcloud, private_file
-from deployment.cloud.resources import DATABASE, USER, Resources
+from deployment.cloud import database
+from deployment.cloud.gcloud import Gcloud
+from deployment.cloud.resources import DATABASE, Resources
 from deployment.cloud.secret import Secrets
 
 APIS = (
@@ -29,16 +28,18 @@ APIS = (
     "storage",
 )
 SOFT_DELETE = "7d"
+STILL = 30  # seconds between two lines that name what is being waited for
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One resource: how gcloud shows it, and how it makes it."""
+    """One resource: how gcloud shows it, makes it, and deletes it."""
 
     what: str
     describe: tuple[str, ...]
     create: tuple[str, ...]
+    delete: tuple[tuple[str, ...], ...]
 
 
 def enable(resources: Resources) -> list[str]:
@@ -48,44 +49,61 @@ def enable(resources: Resources) -> list[str]:
 
 def independent(resources: Resources) -> list[Item]:
     """Return what can be made side by side."""
-    settings, region = resources.settings, resources.settings.region
-    bucket = f"gs://{settings.bucket}"
+    settings = resources.settings
     items = [
-        Item(
-            f"service account {resources.service_account_id}",
-            ("iam", "service-accounts", "describe", resources.service_account),
-            (
-                *("iam", "service-accounts", "create", resources.service_account_id),
-                f"--display-name={settings.title}",
-            ),
-        ),
-        Item(
-            f"repository {resources.repository}",
-            ("artifacts", "repositories", "describe", resources.repository, f"--location={region}"),
-            (
-                *("artifacts", "repositories", "create", resources.repository),
-                *(f"--location={region}", "--repository-format=docker"),
-            ),
-        ),
-        Item(
-            f"bucket {settings.bucket}",
-            ("storage", "buckets", "describe", bucket),
-            (
-                *("storage", "buckets", "create", bucket, f"--location={region}"),
-                *("--uniform-bucket-level-access", "--public-access-prevention"),
-                f"--soft-delete-duration={SOFT_DELETE}",
-            ),
-        ),
+        account(resources, resources.service_account_id, settings.title),
+        repository(resources),
+        bucket(resources, settings.bucket, SOFT_DELETE),
     ]
+    if settings.builder == "cloudbuild":
+        items.append(account(resources, resources.build_account_id, f"{settings.title}: builds"))
+        items.append(bucket(resources, resources.build_bucket, "0"))
     if settings.database == "cloudsql":
         items.append(instance(resources))
     return items
 
 
+def account(resources: Resources, identifier: str, title: str) -> Item:
+    """Return a service account."""
+    address, command = resources.account(identifier), ("iam", "service-accounts")
+    return Item(
+        f"service account {identifier}",
+        (*command, "describe", address),
+        (*command, "create", identifier, f"--display-name={title}"),
+        ((*command, "delete", address),),
+    )
+
+
+def repository(resources: Resources) -> Item:
+    """Return the Artifact Registry repository."""
+    command, where = ("artifacts", "repositories"), f"--location={resources.settings.region}"
+    return Item(
+        f"repository {resources.repository}",
+        (*command, "describe", resources.repository, where),
+        (*command, "create", resources.repository, where, "--repository-format=docker"),
+        ((*command, "delete", resources.repository, where),),
+    )
+
+
+def bucket(resources: Resources, name: str, soft_delete: str) -> Item:
+    """Return a bucket that cannot be made public; what is deleted can be restored for `soft_delete`."""
+    command = ("storage", "buckets")
+    return Item(
+        f"bucket {name}",
+        (*command, "describe", f"gs://{name}"),
+        (
+            *(*command, "create", f"gs://{name}", f"--location={resources.settings.region}"),
+            *("--uniform-bucket-level-access", "--public-access-prevention"),
+            f"--soft-delete-duration={soft_delete}",
+        ),
+        (("storage", "rm", "--recursive", f"gs://{name}"),),
+    )
+
+
 def instance(resources: Resources) -> Item:
     """Return the Cloud SQL instance: backed up, protected, reachable by its socket alone."""
     return Item(
-        f"Cloud SQL instance {resources.instance} (5 to 10 minutes)",
+        f"Cloud SQL instance {resources.instance}",
         ("sql", "instances", "describe", resources.instance),
         (
             *("sql", "instances", "create", resources.instance),
@@ -101,57 +119,59 @@ def instance(resources: Resources) -> Item:
             "--assign-ip",
             "--connector-enforcement=REQUIRED",
         ),
+        (
+            ("sql", "instances", "patch", resources.instance, "--no-deletion-protection"),
+            ("sql", "instances", "delete", resources.instance),
+        ),
+    )
+
+
+def database_item(resources: Resources) -> Item:
+    """Return the database in the instance; it goes with it."""
+    on = f"--instance={resources.instance}"
+    return Item(
+        f"database {DATABASE}",
+        ("sql", "databases", "describe", DATABASE, on),
+        ("sql", "databases", "create", DATABASE, on),
+        (),
     )
 
 
 def grants(resources: Resources) -> list[tuple[str, ...]]:
-    """Return the commands that give the service its roles, each on its own resource alone.
+    """Return the commands that give each account its roles, on its own resources alone.
 
     They are run one after the other: two at once on one policy lose each other.
     """
+    settings = resources.settings
     member = f"--member=serviceAccount:{resources.service_account}"
-    project = resources.settings.google_project
     found: list[tuple[str, ...]] = [
         (
-            *("storage", "buckets", "add-iam-policy-binding", f"gs://{resources.settings.bucket}"),
-            *(member, "--role=roles/storage.objectAdmin"),
+            *("storage", "buckets", "add-iam-policy-binding", f"gs://{settings.bucket}", member),
+            "--role=roles/storage.objectAdmin",
         )
     ]
-    if resources.settings.database == "cloudsql":
+    if settings.database == "cloudsql":
         found.append(
             (
-                *("projects", "add-iam-policy-binding", project, member),
+                *("projects", "add-iam-policy-binding", settings.google_project, member),
                 *("--role=roles/cloudsql.client", "--condition=None"),
             )
         )
+    if settings.builder == "cloudbuild":
+        builder = f"--member=serviceAccount:{resources.build_account}"
+        found += [
+            (
+                *("artifacts", "repositories", "add-iam-policy-binding", resources.repository),
+                *(f"--location={settings.region}", builder, "--role=roles/artifactregistry.writer"),
+            ),
+            (
+                # Admin of the bucket of sources and logs: Cloud Build asks for it where logs are kept.
+                # https://cloud.google.com/build/docs/securing-builds/store-manage-build-logs
+                *("storage", "buckets", "add-iam-policy-binding", f"gs://{resources.build_bucket}"),
+                *(builder, "--role=roles/storage.admin"),
+            ),
+        ]
     return found
-
-
-def builder_grants(resources: Resources, number: str) -> list[tuple[str, ...]]:
-    """Return what Cloud Build's own account needs, where it builds.
-
-    It is the project's default account for Compute Engine, in projects since 2024 without roles:
-    https://cloud.google.com/build/docs/cloud-build-service-account-updates
-    """
-    if resources.settings.builder != "cloudbuild":
-        return []
-    member = f"--member=serviceAccount:{number}-compute@developer.gserviceaccount.com"
-    project = resources.settings.google_project
-    role = "--role=roles/cloudbuild.builds.builder"
-    return [("projects", "add-iam-policy-binding", project, member, role, "--condition=None")]
-
-
-def database_uri(resources: Resources, password: str) -> str:
-    """Return BACKEND_STORE_URI for Cloud SQL's socket, percent-encoded."""
-    return (
-        f"postgresql+psycopg2://{USER}:{quote(password, safe='')}@/{DATABASE}"
-        f"?host=/cloudsql/{resources.connection}"
-    )
-
-
-def password_of(uri: str) -> str:
-    """Return the password in a connection URI."""
-    return unquote(urlsplit(uri).password or "")
 
 
 def provision(gcloud: Gcloud, resources: Resources, say: Say) -> None:
@@ -162,16 +182,31 @@ def provision(gcloud: Gcloud, resources: Resources, say: Say) -> None:
     """
     say("enabling APIs")
     gcloud.run(enable(resources))
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda item: _ensure(gcloud, item, say), independent(resources)))
+    ensure(gcloud, independent(resources), say)
     if resources.settings.database == "cloudsql":
-        _database(gcloud, resources, say)
-    number = gcloud.run(
-        ["projects", "describe", resources.settings.google_project, "--format=value(projectNumber)"]
-    )
-    for grant in [*grants(resources), *builder_grants(resources, number)]:
+        ensure(gcloud, [database_item(resources)], say)
+        database.first_login(gcloud, Secrets(gcloud, resources, say), say)
+    for grant in grants(resources):
         gcloud.run(grant)
     say("roles granted")
+
+
+def ensure(gcloud: Gcloud, items: Sequence[Item], say: Say) -> None:
+    """Make those items that are missing, side by side; say what is still being waited for.
+
+    Raises:
+        DeploymentError: gcloud refused one; the others are made all the same.
+    """
+    begin = time.monotonic()
+    with gcloud.pool() as pool:
+        pending = {pool.submit(_ensure, gcloud, item, say): item for item in items}
+        done, left = wait(pending, STILL)
+        while left:
+            names = ", ".join(sorted(item.what for future, item in pending.items() if future in left))
+            say(f"{time.monotonic() - begin:.0f} s, waiting for {names}")
+            done, left = wait(pending, STILL)
+        for future in done:
+            future.result()
 
 
 def _ensure(gcloud: Gcloud, item: Item, say: Say) -> None:
@@ -181,32 +216,3 @@ def _ensure(gcloud: Gcloud, item: Item, say: Say) -> None:
     say(f"{item.what}: creating")
     gcloud.run(item.create)
     say(f"{item.what}: created")
-
-
-def _database(gcloud: Gcloud, resources: Resources, say: Say) -> None:
-    """Make the database and its user.
-
-    The password is in the secret before the user has it, so that an interruption loses neither.
-    """
-    on = f"--instance={resources.instance}"
-    _ensure(
-        gcloud,
-        Item(
-            f"database {DATABASE}",
-            ("sql", "databases", "describe", DATABASE, on),
-            ("sql", "databases", "create", DATABASE, on),
-        ),
-        say,
-    )
-    store = Secrets(gcloud, resources, say)
-    uri = store.read(resources.database_secret)
-    if uri is None:
-        uri = database_uri(resources, secrets.token_urlsafe(32))
-        store.write(resources.database_secret, uri)
-    users = json.loads(gcloud.run(["sql", "users", "list", on, "--format=json"]) or "[]")
-    if any(user["name"] == USER for user in users):
-        say(f"user {USER}: here")
-        return
-    with private_file(f"--password: {json.dumps(password_of(uri))}\n") as flags:
-        gcloud.run(["sql", "users", "create", USER, on, f"--flags-file={flags}"])
-    say(f"user {USER}: created")

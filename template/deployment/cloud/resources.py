@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 from deployment.settings import Settings
 
-DATABASE = USER = "mlflow"
+DATABASE = "mlflow"
+# Two logins for one database: a password is changed on the one that nobody uses just now.
+USERS = ("mlflow", "mlflow_2")
+# What both act as, so that neither owns a table: every user that Cloud SQL makes is in this role.
+# https://cloud.google.com/sql/docs/postgres/users#cloudsqlsuperuser
+ROLE = "cloudsqlsuperuser"
+PACKAGE = "mlflow"
 CONFIG_FILE = "/secrets/oauth2-proxy.cfg"
 
 
@@ -17,14 +23,52 @@ class Resources:
     settings: Settings
 
     @property
-    def service_account(self) -> str:
-        """The address of the account that the service runs as."""
-        return f"{self.service_account_id}@{self.settings.google_project}.iam.gserviceaccount.com"
-
-    @property
     def service_account_id(self) -> str:
         """6 to 30 characters, which the service's 2 to 26 make 6 to 30."""
         return f"{self.settings.service}-run"
+
+    @property
+    def service_account(self) -> str:
+        """The address of the account that the service runs as."""
+        return self.account(self.service_account_id)
+
+    @property
+    def build_account_id(self) -> str:
+        """As long as the service account's."""
+        return f"{self.settings.service}-img"
+
+    @property
+    def build_account(self) -> str:
+        """The address of the account that Cloud Build builds as."""
+        return self.account(self.build_account_id)
+
+    @property
+    def deploy_account_id(self) -> str:
+        """As long as the others."""
+        return f"{self.settings.service}-dep"
+
+    @property
+    def deploy_account(self) -> str:
+        """The address of the account that the pipeline deploys as."""
+        return self.account(self.deploy_account_id)
+
+    @property
+    def pool(self) -> str:
+        """The workload identity pool of the pipeline's jobs."""
+        return f"{self.settings.service}-ci"
+
+    def pool_name(self, project_number: str) -> str:
+        """Return the pool's full name."""
+        return f"projects/{project_number}/locations/global/workloadIdentityPools/{self.pool}"
+
+    def account(self, identifier: str) -> str:
+        """Return the address of one of the project's service accounts."""
+        return f"{identifier}@{self.settings.google_project}.iam.gserviceaccount.com"
+
+    @property
+    def build_bucket(self) -> str:
+        """The bucket of the builds' sources and logs."""
+        return f"{self.settings.bucket}-build"
 
     @property
     def repository(self) -> str:
@@ -35,7 +79,12 @@ class Resources:
     def image(self) -> str:
         """The image's name, without a tag."""
         host = f"{self.settings.region}-docker.pkg.dev"
-        return f"{host}/{self.settings.google_project}/{self.repository}/mlflow"
+        return f"{host}/{self.settings.google_project}/{self.repository}/{PACKAGE}"
+
+    @property
+    def job(self) -> str:
+        """The Cloud Run job that upgrades the schema."""
+        return f"{self.settings.service}-migrate"
 
     @property
     def instance(self) -> str:

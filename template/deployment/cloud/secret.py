@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from deployment.cloud.gcloud import Gcloud, private_file
 from deployment.cloud.resources import Resources
+from deployment.errors import DeploymentError
+
+REMEDY = "run `invoke provision`, `invoke secrets`"
 
 
 class Secrets:
@@ -23,6 +26,17 @@ class Secrets:
             return None
         return self.gcloud.run(["secrets", "versions", "access", "latest", f"--secret={name}"])
 
+    def needed(self, name: str) -> str:
+        """Return the newest version's content.
+
+        Raises:
+            DeploymentError: there is none yet.
+        """
+        content = self.read(name)
+        if content is None:
+            raise DeploymentError(f"the secret {name} is not there: {REMEDY}")
+        return content
+
     def write(self, name: str, content: str) -> bool:
         """Make `content` the secret's newest version; return whether it was not already.
 
@@ -31,9 +45,7 @@ class Secrets:
         Raises:
             DeploymentError: gcloud refused.
         """
-        if not self.gcloud.describes(["secrets", "describe", name]):
-            self.gcloud.run(create(self.resources, name))
-        self.gcloud.run(grant(self.resources, name))
+        self.allow(name)
         if self.read(name) == content.strip():
             self.say(f"secret {name}: unchanged")
             return False
@@ -44,8 +56,36 @@ class Secrets:
 
     def passphrase(self) -> None:
         """Draw MLflow's passphrase, once: what it encrypted can be read with no other."""
-        if self.read(self.resources.passphrase_secret) is None:
-            self.write(self.resources.passphrase_secret, secrets.token_urlsafe(32))
+        self.keep(self.resources.passphrase_secret, lambda: secrets.token_urlsafe(32))
+
+    def keep(self, name: str, make: Callable[[], str]) -> str:
+        """Return the newest version's content; where there is none, make the first one.
+
+        Raises:
+            DeploymentError: gcloud refused.
+        """
+        content = self.read(name)
+        if content is None:
+            content = make()
+            self.write(name, content)
+        else:
+            self.allow(name)  # the service account may be a new one
+        return content
+
+    def allow(self, name: str) -> None:
+        """Create the secret where it is missing, and let the service account read it.
+
+        Raises:
+            DeploymentError: gcloud refused.
+        """
+        if not self.gcloud.describes(["secrets", "describe", name]):
+            self.gcloud.run(create(self.resources, name))
+        self.gcloud.run(grant(self.resources, name))
+
+
+def newest_argv(name: str) -> list[str]:
+    """Return the command that shows a secret's newest version: its number's name and when it was made."""
+    return ["secrets", "versions", "describe", "latest", f"--secret={name}", "--format=json"]
 
 
 def create(resources: Resources, name: str) -> list[str]:

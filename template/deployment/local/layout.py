@@ -59,7 +59,7 @@ class Layout:
     def users(self) -> list[str]:
         """Test users who may enter: two for each domain, and each single address."""
         people = [f"{name}@{d}" for d in self.settings.allowed_domains for name in ("alice", "bob")]
-        return [*people, *self.settings.allowed_emails]
+        return [*people, *self.settings.allowed_people]
 
     @property
     def labels(self) -> dict[str, str]:

@@ -132,8 +132,9 @@ class Stack:
         text = proxy.render(
             proxy.Provider("oidc", CLIENT_ID, "local", self.layout.issuer),
             url=self.layout.url,
+            google_project=self.layout.settings.google_project,
             allowed_domains=self.layout.settings.allowed_domains,
-            allowed_emails=self.layout.settings.allowed_emails,
+            allowed_emails=self.layout.settings.allowed_people,
             cookie_secret=proxy.new_cookie_secret(),
         ).encode()
         entry = tarfile.TarInfo("oauth2-proxy.cfg")
