@@ -10,8 +10,10 @@ nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "uv"
 nox.options.reuse_venv = "yes"
 nox.options.error_on_external_run = True
-ELSEWHERE = [f"--ignore=tests/{folder}" for folder in ("abuse", "cloud", "emulator")]
-ACCESS = [f"tests/cloud/test_{name}.py" for name in ("access", "client")]
+SUBJECTS = [f"benchmarks/subjects/{name}/start-{name}.sh" for name in ("floor", "recipe")]
+SCRIPTS = ("setup", ".ci/run", "template/start.sh", "images/postgres/entrypoint.sh", *SUBJECTS)
+ELSEWHERE = [f"--ignore=tests/{folder}" for folder in ("abuse", "cloud", "emulator", "without")]
+ACCESS = [f"tests/cloud/test_{name}.py" for name in ("access", "client", "providers")]
 # Files side by side: these tests wait for gcloud and containers most of the time.
 TWO = ("--numprocesses=2", "--dist=loadfile")
 
@@ -29,7 +31,7 @@ def lint(session: nox.Session) -> None:
         session.run("ruff", "check", folder)
         session.run("ruff", "format", "--check", folder)
     session.run("mypy")
-    session.run("shellcheck", "setup", ".ci/run", "template/start.sh", "images/postgres/entrypoint.sh")
+    session.run("shellcheck", *SCRIPTS)
 
 
 @nox.session
@@ -51,7 +53,7 @@ def cloud(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def access(session: nox.Session) -> None:
-    """Programs at the deployed service: every source of tokens, a long training, who may enter changed."""
+    """Programs and other providers' people at the deployed service: tokens, trainings, who may enter."""
     if shutil.which("gcloud") is None:
         session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
     install(session)
@@ -61,12 +63,30 @@ def access(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def abuse(session: nox.Session) -> None:
-    """A thousand hostile requests to the deployed service: before a release, and after a version moves."""
+    """A thousand hostile requests to the deployed service, and to the local stack: after a version moves."""
     if shutil.which("gcloud") is None:
         session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
     install(session)
     session.run("invoke", "images", "--registry", external=True)
-    session.run("pytest", "tests/abuse", *session.posargs)
+    for where in ("deployed", "local"):
+        session.run("pytest", "tests/abuse", *session.posargs, env={"ABUSE": where})
+
+
+@nox.session(default=False)
+def without(session: nox.Session) -> None:
+    """Each protection taken out of the local stack: the tests that docs/security.md names must fail."""
+    install(session)
+    session.run("invoke", "images", external=True)
+    session.run("pytest", "tests/without", *session.posargs)
+
+
+@nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """What the image holds against known vulnerabilities; folders of advisories may be given after --."""
+    install(session)
+    session.install("pip-audit==2.10.1")
+    session.run("invoke", "images", external=True)
+    session.run("python", "-m", "tests.audit", *session.posargs)
 
 
 @nox.session(default=False)
@@ -80,7 +100,10 @@ def emulator(session: nox.Session) -> None:
 @nox.session(default=False)
 def sweep(session: nox.Session) -> None:
     """Tasks killed after every API call, a fault at every method, each role taken away, 20 cold starts."""
+    if shutil.which("gcloud") is None:
+        session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
     install(session)
+    session.run("invoke", "images", "--registry", external=True)
     names = ("interrupted", "faults", "cold_start", "failing", "federation")
     tests = [f"tests/cloud/test_{name}.py" for name in names]
     session.run("pytest", *TWO, *tests, *session.posargs, env={"SWEEP": "1"})
@@ -92,3 +115,10 @@ def stack(session: nox.Session) -> None:
     install(session)
     session.run("invoke", "images", external=True)
     session.run("pytest", "-m", "docker", *ELSEWHERE, *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Start, first click, throughput, memory, size, beside the recipe's: `-- --quick`, `-- --keep`."""
+    install(session)
+    session.run("python", "-m", "benchmarks", *session.posargs, env={"PYTHONPATH": "template"})

@@ -83,7 +83,7 @@ class Database:
             self.execute(f"CREATE ROLE {GROUP} CREATEDB CREATEROLE", container=container)
         return container
 
-    def execute(self, statement: str, container: Container | None = None) -> str:
+    def execute(self, statement: str, container: Container | None = None, database: str = "postgres") -> str:
         """Execute SQL as the administrator and return what it prints.
 
         Raises:
@@ -91,8 +91,13 @@ class Database:
         """
         container = container or self.start()
         done = container.exec_run(
-            ["sh", "-c", 'printf %s "$SQL" | psql -XqtA -v ON_ERROR_STOP=1 -U "$ADMIN" -d postgres 2>&1'],
-            environment={"SQL": statement, "ADMIN": ADMIN, "PGPASSWORD": self._instance["emulatorPassword"]},
+            ["sh", "-c", 'printf %s "$SQL" | psql -XqtA -v ON_ERROR_STOP=1 -U "$ADMIN" -d "$DB" 2>&1'],
+            environment={
+                "SQL": statement,
+                "ADMIN": ADMIN,
+                "DB": database,
+                "PGPASSWORD": self._instance["emulatorPassword"],
+            },
         )
         text = str(done.output.decode())
         if done.exit_code:

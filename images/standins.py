@@ -74,7 +74,13 @@ def build(client: docker.DockerClient, name: str) -> None:
 def _python(root: Path, tag: str) -> list[str]:
     version = tag.partition("-")[0]  # "3.15" of "3.15-slim-trixie"
     packages = [f"python{version}", f"python{version}-venv"]
-    _debootstrap(root, "sid", packages)
+    _debootstrap(root, "trixie" if version == "3.13" else "sid", packages)
+    # As the slim images have it: no documentation, no translations, no cache of apt's.
+    for folder in ("doc", "info", "locale", "man"):
+        shutil.rmtree(root / "usr/share" / folder, ignore_errors=True)
+    (root / "etc/apt/apt.conf.d/docker-clean").write_text(
+        'Dir::Cache::pkgcache "";\nDir::Cache::srcpkgcache "";\n'
+    )
     # The mirror may be a snapshot whose signature has run out.
     (root / "etc/apt/apt.conf.d/snapshot").write_text('Acquire::Check-Valid-Until "false";\n')
     for link in ("python3", "python"):

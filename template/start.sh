@@ -60,7 +60,8 @@ mlflow_answers() {
 }
 
 wait_for_mlflow() {
-  local deadline=$((SECONDS + HEALTH_DEADLINE))
+  local deadline=$((SECONDS + HEALTH_DEADLINE)) never
+  exec {never}<> <(:) # nobody writes to it: a read that runs out of time is a sleep without a process
   until mlflow_answers; do
     if ! kill -0 "$mlflow_pid" 2>/dev/null; then
       say "MLflow ended before it answered; its own lines above say why"
@@ -70,8 +71,9 @@ wait_for_mlflow() {
       say "MLflow did not answer within $HEALTH_DEADLINE seconds"
       return 1
     fi
-    sleep 0.1
+    read -r -t 0.02 -u "$never" || :
   done
+  exec {never}>&-
 }
 
 # Ask a child to end; kill it when it has not after so many seconds.
@@ -113,21 +115,26 @@ watch_children() {
   return "$code"
 }
 
+# Run a function in the background, its number in a variable. A TERM meanwhile is heard when that is known.
+background() { # variable function
+  trap 'stopping=yes' TERM INT
+  "$2" &
+  printf -v "$1" '%s' "$!"
+  trap on_term TERM INT
+  [[ -z $stopping ]] || on_term
+}
+
 main() {
   verify_environment
-  trap on_term TERM INT
-  preflight & # in the background, like all that lasts: Bash hears TERM only while it waits
-  preflight_pid=$!
-  wait "$preflight_pid"
-  preflight_pid=
-  start_mlflow &
-  mlflow_pid=$!
-  wait_for_mlflow || {
+  # Side by side: the issuers' answers take time. The port stays closed until both are through. In the
+  # background, as all that lasts: Bash hears TERM only while it waits.
+  background preflight_pid preflight
+  background mlflow_pid start_mlflow
+  { wait "$preflight_pid" && preflight_pid= && wait_for_mlflow; } || {
     stop_children
     return 1
   }
-  start_proxy &
-  proxy_pid=$!
+  background proxy_pid start_proxy
   watch_children
 }
 

@@ -405,11 +405,11 @@ def ci_login(c: Context) -> None:
 def token(c: Context, service_account: str = "", audience: str = "") -> None:
     """Print an identity token that the service takes for an hour, and nothing else."""
     with said():
-        made = google_cloud_service(c).token(service_account, audience)
+        service = google_cloud_service(c)
+        made = service.token(service_account, audience)
         if not made and not c.config.run.dry:
             raise DeploymentError(
-                "people's tokens come from your identity provider; for a service account in `allowed` give "
-                "--service-account"
+                f"{service.people_have()}; for a service account in `allowed` give --service-account"
             )
         print(made)
 
@@ -421,15 +421,15 @@ def smoke(c: Context, url: str = "") -> None:
 
     with said():
         if is_local(url):
-            made = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
+            made, have = os.environ.get("MLFLOW_TRACKING_TOKEN", ""), "`invoke local-token` prints tokens"
             show(Smoke(safe(url), made).run())
         else:
             service = google_cloud_service(c)
             address = safe(url) if url else service.resources.url(service.number())
-            made = service.token()
+            made, have = service.token(), service.people_have()
             show(service.prove(address, made))
         if not made:
-            say("nothing was logged: set MLFLOW_TRACKING_TOKEN to a token of your provider's")
+            say(f"nothing was logged: {have}; MLFLOW_TRACKING_TOKEN may hold one")
 
 
 @task(

@@ -69,9 +69,15 @@ def free_ports() -> int:
 
 
 @contextmanager
-def local_stack(folder: Path, **answers: Any) -> Iterator[Local]:
-    """Render a project and hand out its local stack, not yet up; afterwards nothing of it is left."""
-    stack = Local(render_to(folder / "project", **answers), free_ports())
+def local_stack(folder: Path, first: int = 0, **answers: Any) -> Iterator[Local]:
+    """Render a project and hand out its local stack, not yet up; afterwards nothing of it is left.
+
+    Args:
+        folder: where to.
+        first: its first port; free ones when 0.
+        answers: as render_to() takes them.
+    """
+    stack = Local(render_to(folder / "project", **answers), first or free_ports())
     stack.invoke("local-down", "--data", "--yes")
     try:
         yield stack

@@ -87,7 +87,7 @@ def answers(container: Any) -> None:
 
 
 def test_many_at_once_on_an_empty_database(run: Run) -> None:
-    servers = [run(SERVE) for _ in range(5)]
+    servers = [run(SERVE) for _ in range(20)]
     for server in servers:
         answers(server)
     logs = [server.logs().decode() for server in servers]

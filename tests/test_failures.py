@@ -100,6 +100,8 @@ def foreground(stack: Local) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # As a terminal's programs do it hears Ctrl-C, even if whoever runs the checks does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

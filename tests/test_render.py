@@ -138,6 +138,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"identity_provider": "oidc", "oidc_issuer_url": "http://gitlab.com"}, "https://"),
     ({"identity_provider": "oidc", "oidc_issuer_url": ""}, "https://"),
     ({"identity_provider": "oidc", "oidc_issuer_url": "https://x.test/?a=b"}, "https://"),
+    *(
+        ({"identity_provider": "oidc", "oidc_issuer_url": f"https://{issuer}"}, "your own tenant's")
+        for issuer in (
+            "login.microsoftonline.com/common/v2.0",
+            "login.microsoftonline.com/organizations/v2.0",
+            "login.microsoftonline.com/consumers/v2.0",
+            "login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0",
+            "login.microsoftonline.com/contoso.onmicrosoft.com/v2.0",
+            "login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47",
+            "LOGIN.microsoftonline.com/{tenantid}/v2.0",
+            "login.microsoftonline.us/common/v2.0",
+            "sts.windows.net/72f988bf-86f1-41af-91ab-2d7cd011db47/",
+        )
+    ),
     ({"memory": "511Mi"}, "512Mi"),
     ({"memory": "512M"}, "Mi or Gi"),
     ({"memory": "5Gi"}, "4096Mi"),

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, free_ports
+from tests.without.protections import PROTECTIONS
 
 INVOKE = [sys.executable, "-m", "invoke"]
 
@@ -108,6 +109,17 @@ def test_images_are_there_the_second_time_at_once() -> None:
     done = subprocess.run([*INVOKE, "images"], cwd=ROOT, capture_output=True, text=True, check=True)
     states = [line.rpartition(": ")[2] for line in done.stdout.splitlines()[1:]]
     assert states == ["here"] * 4
+
+
+def test_each_claim_was_seen_failing_without_its_protection() -> None:
+    """Or is marked as what others do by themselves."""
+    text = (ROOT / "docs/security.md").read_text()
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "::" in line]
+    taken_out = {test.partition("[")[0] for entry in PROTECTIONS.values() for test in entry.tests}
+    names = {test.rpartition("::")[2] for test in taken_out}
+    unseen = [claim for claim, tests in rows if not names & set(re.findall(r"::(\w+)", tests))]
+    assert len(rows) > 30
+    assert [claim for claim in unseen if not claim.endswith("°")] == []
 
 
 def test_the_security_model_names_tests_that_exist() -> None:

@@ -6,10 +6,12 @@ import hashlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import mlflow
@@ -320,6 +322,11 @@ def test_another_domains_token_is_refused(local: Local) -> None:
 
 def test_another_host_or_origin_is_refused(local: Local) -> None:
     session = local.session()
+    for words in (
+        "Blocked cross-origin request from https",
+        "Rejected request with invalid Host header: evil",
+    ):
+        local.expected.append(f"WARNING mlflow.server.security: {words}")
     path = f"{local.url}/api/2.0/mlflow/experiments/search"
     body = {"max_results": 1}
     assert session.post(path, json=body, headers={"Origin": local.url}, timeout=10).status_code == 200
@@ -372,34 +379,116 @@ def test_the_bill_of_materials_is_what_is_installed(local: Local) -> None:
     named = {found[1] for line in lines if (found := re.match(r"([a-z0-9-]+)==", line))}
     assert {name.removeprefix("pkg:pypi/") for name in versions if name.startswith("pkg:pypi/")} == named
     assert "pkg:deb/debian/tini" in versions
+    assert versions["pkg:golang/stdlib"].startswith("1.")
+    assert "pkg:golang/github.com/coreos/go-oidc/v3" in versions
+    # as the README says it
+    image = f"{local.settings['service']}-local-image"
+    command = f"docker run --rm --entrypoint cat {image} /app/sbom.json"
+    printed = subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
+    assert json.loads(printed) == bill
+    assert "docker run --rm --entrypoint cat IMAGE /app/sbom.json" in (local.folder / "README.md").read_text()
 
 
 def test_the_bytecode_is_there_and_never_checked(local: Local) -> None:
+    """Every module's: in __pycache__, or in the place of its source.
+
+    The header's flags (PEP 552): 1 is by hash, not checked.
+    """
     script = """
-import pathlib, sys, sysconfig
-for folder in ("/opt/venv/lib", "/app/server", sysconfig.get_path("stdlib")):
-    files = [p for p in pathlib.Path(folder).rglob("*.py") if "site-packages/pip" not in str(p)]
-    flags = {}
-    for path in files:
-        cached = path.parent / "__pycache__" / f"{path.stem}.{sys.implementation.cache_tag}.pyc"
-        state = int.from_bytes(cached.read_bytes()[4:8], "little") if cached.exists() else None
-        flags.setdefault(state, []).append(str(path))
-    print(folder, len(flags.get(1, [])), {state: paths[:3] for state, paths in flags.items() if state != 1})
+import pathlib, sys
+for folder in ("/opt/venv/lib", "/app/server"):
+    modules, flags = set(), {}
+    for path in pathlib.Path(folder).rglob("*.pyc"):
+        home = path.parent.parent if path.parent.name == "__pycache__" else path.parent
+        modules.add(home / path.name.partition(".")[0])
+        flags.setdefault(int.from_bytes(path.read_bytes()[4:8], "little"), []).append(str(path))
+    missing = [str(p) for p in pathlib.Path(folder).rglob("*.py") if p.with_suffix("") not in modules]
+    other = {state: paths[:3] for state, paths in flags.items() if state != 1}
+    print(len(flags.get(1, [])) > 5, other, missing)
 """
     code, output = local.container("mlflow").exec_run(["python3", "-c", script])
     assert code == 0, output
-    lines = output.decode().splitlines()
-    assert all(line.endswith(" {}") for line in lines[:2]), lines
+    assert output.decode().splitlines() == ["True {} []"] * 2
 
 
 def test_only_what_requests_need_is_imported(local: Local) -> None:
-    script = (
-        "from server import closed, lazy; lazy.install()\n"
-        "import sys, uvicorn\nfrom mlflow.server.fastapi_app import app\nclosed.close_storage()\n"
-        "print(sorted({'numpy', 'pandas', 'google.cloud.storage', 'graphene'} & set(sys.modules)))"
-    )
+    """Until the first request, and after it."""
+    script = """
+import asyncio, os, sys
+from server import closed, lazy, store
+lazy.install()
+from server.environment import mlflow_environment
+os.environ.update(mlflow_environment(os.environ))
+store.open_stores(os.environ["BACKEND_STORE_URI"], "gs://bucket")
+from server.app import application
+closed.close_storage()
+app = application(4)
+sent = []
+async def receive(): return {"type": "http.request", "body": b""}
+async def send(message): sent.append(message)
+scope = {"type": "http", "method": "GET", "path": "/api/2.0/mlflow/experiments/search", "http_version": "1.1",
+         "query_string": b"max_results=5", "scheme": "http",
+         "headers": [(b"host", os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"].encode())]}
+asyncio.run(app(scope, receive, send))
+heavy = {"alembic", "fastapi", "google.cloud.storage", "graphene", "numpy", "pandas", "uvicorn.supervisors"}
+print(sent[0]["status"], sorted(heavy & set(sys.modules)))
+"""
     code, output = local.container("mlflow").exec_run(["python3", "-W", "ignore", "-c", script])
-    assert (code, output) == (0, b"[]\n")
+    assert code == 0, output
+    assert output.decode().splitlines()[-1] == "200 []"
+
+
+def test_what_the_server_never_uses_is_not_in_the_image(local: Local) -> None:
+    script = "import importlib.util as u; print([n for n in ('numpy', 'pandas') if u.find_spec(n)])"
+    assert local.container("mlflow").exec_run(["python3", "-c", script]).output == b"[]\n"
+
+
+def test_what_is_fastapis_goes_there(local: Local) -> None:
+    """Flask answers the rest, so each route of MLflow's FastAPI app is either known or Flask's too."""
+    script = """
+from server import lazy
+lazy.install()
+from mlflow.server import app as flask
+from mlflow.server.fastapi_app import app
+from server.app import NATIVE
+from server.closed import ASSISTANT
+routers = [router for router in app.routes if hasattr(router, "effective_candidates")]
+paths = {route.path for router in routers for route in router.effective_candidates()}
+rules = {rule.rule for rule in flask.url_map.iter_rules()}
+print(len(paths) > 40, sorted(p for p in paths - rules if not p.startswith((*NATIVE, ASSISTANT))))
+"""
+    code, output = local.container("mlflow").exec_run(["python3", "-W", "ignore", "-c", script])
+    assert code == 0, output
+    assert output.decode().splitlines()[-1] == "True []"
+
+
+@pytest.mark.parametrize("encoding", ["br", "gzip", ""])
+def test_the_uis_files_are_compressed_kept_and_behind_sign_in(encoding: str, local: Local) -> None:
+    session = local.session()
+    page = session.get(f"{local.url}/", timeout=10).text
+    (script,) = re.findall(r"static-files/static/js/main\.[0-9a-f]+\.js", page)
+    headers = {"Accept-Encoding": encoding or "identity"}
+    answer = session.get(f"{local.url}/{script}", headers=headers, stream=True, timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers.get("Content-Encoding", "") == encoding
+    sent = len(answer.raw.read(decode_content=False))
+    assert sent < 1_300_000 if encoding else sent > 4_000_000
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    assert answer.headers["Cache-Control"] == "max-age=315360000, private, immutable"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+    assert "Access-Control-Allow-Origin" not in answer.headers
+    known = {"If-None-Match": answer.headers["ETag"]}
+    assert session.get(f"{local.url}/{script}", headers=known, timeout=10).status_code == 304
+    assert requests.get(f"{local.url}/{script}", allow_redirects=False, timeout=10).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "path", ["x.js", "../../__init__.py", "%2e%2e/%2e%2e/__init__.py", "static", "static/"]
+)
+def test_no_other_file_is_among_the_uis(path: str, local: Local) -> None:
+    answer = local.session().get(f"{local.url}/static-files/{path}", timeout=10)
+    assert answer.status_code == 404
 
 
 def test_the_private_names_are_those_of_mlflows_own_command(local: Local) -> None:
@@ -470,6 +559,28 @@ def test_a_cold_server_hit_by_50_first_requests_at_once(local: Local) -> None:
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(ask, range(50)))
     assert [answer for answer in answers if answer[1] >= 400] == []
+
+
+def test_slow_senders_hold_nobody_up(local: Local) -> None:
+    """More of them than there are threads: each begins a request, and the rest of it does not come."""
+    head = (
+        f"POST /api/2.0/mlflow/experiments/search HTTP/1.1\r\nHost: localhost:{local.port}\r\n"
+        f"Authorization: Bearer {local.token()}\r\nContent-Type: application/json\r\n"
+        'Content-Length: 17\r\n\r\n{"max_re'
+    )
+    session = local.session()
+    with ExitStack() as stack:
+        senders = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", local.port), timeout=30))
+            for _ in range(12)
+        ]
+        for sender in senders:
+            sender.sendall(head.encode())
+        answer = session.get(f"{local.url}/api/2.0/mlflow/experiments/search?max_results=1", timeout=20)
+        assert answer.status_code == 200
+        for sender in senders:
+            sender.sendall(b'sults":1}')
+            assert sender.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_sixteen_programs_at_once_within_the_memory_limit(client: MlflowClient, local: Local) -> None:

@@ -45,25 +45,44 @@ def _issuer(request: Request) -> str:
 def configuration(cloud: Cloud, request: Request) -> Response:
     """What is needed of it to check a token."""
     issuer = _issuer(request)
-    return Response.json(
-        {
-            "issuer": issuer,
-            "jwks_uri": KEYS[issuer],
-            "response_types_supported": ["id_token"],
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["RS256"],
+    described = {
+        "issuer": issuer,
+        "jwks_uri": KEYS[issuer],
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+    }
+    if issuer == GITLAB:  # which signs people in, too: people.py
+        described |= {
+            "authorization_endpoint": f"{GITLAB}/oauth/authorize",
+            "token_endpoint": f"{GITLAB}/oauth/token",
+            "userinfo_endpoint": f"{GITLAB}/oauth/userinfo",
+            "response_types_supported": ["code"],
+            "code_challenge_methods_supported": ["plain", "S256"],
         }
-    )
+    return Response.json(described)
 
 
 @serves(r"token\.actions\.githubusercontent\.com", "GET", "/.well-known/jwks")
 @serves(r"gitlab\.com", "GET", "/oauth/discovery/keys")
 def keys(cloud: Cloud, request: Request) -> Response:
-    """The key that jobs' tokens are signed with."""
+    """The key that jobs' tokens are signed with, and at GitLab people's."""
+    return Response.json(key_set(cloud, _issuer(request)))
+
+
+def key_set(cloud: Cloud, issuer: str) -> Json:
+    """Return an issuer's public key, as it publishes it."""
     with cloud.store.lock:
-        private = _private(cloud, _issuer(request))
+        private = _private(cloud, issuer)
     key = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(load(private).public_key()))
-    return Response.json({"keys": [{**key, "kid": _key_id(private), "use": "sig", "alg": "RS256"}]})
+    return {"keys": [{**key, "kid": _key_id(private), "use": "sig", "alg": "RS256"}]}
+
+
+def sign(cloud: Cloud, issuer: str, claims: Json) -> str:
+    """Return an issuer's token of these claims."""
+    with cloud.store.lock:
+        private = _private(cloud, issuer)
+    return jwt.encode(claims, private, "RS256", headers={"kid": _key_id(private)})
 
 
 def github_claims(claims: dict[str, Any]) -> Json:
@@ -132,8 +151,6 @@ def job_token(cloud: Cloud, issuer: str, audience: str, **claims: Any) -> str:
         audience: whom it is for.
         claims: those that differ from a push to `main`; `iat` and `exp` may be given too.
     """
-    with cloud.store.lock:
-        private = _private(cloud, issuer)
     said = github_claims(claims) if issuer == GITHUB else gitlab_claims(claims)
     issued = int(claims.get("iat", time.time()))
     payload = {
@@ -145,7 +162,7 @@ def job_token(cloud: Cloud, issuer: str, audience: str, **claims: Any) -> str:
         "jti": secrets.token_hex(16),
         **said,
     }
-    return jwt.encode(payload, private, "RS256", headers={"kid": _key_id(private)})
+    return sign(cloud, issuer, payload)
 
 
 def github_job(cloud: Cloud, **claims: Any) -> dict[str, str]:

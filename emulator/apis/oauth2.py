@@ -81,7 +81,7 @@ def _authorization_code(cloud: Cloud, form: dict[str, str]) -> Json:
         raise OAuthError("invalid_grant", "Malformed auth code.")
     if grant["redirect_uri"] != form.get("redirect_uri"):
         raise OAuthError("redirect_uri_mismatch", "Bad Request")
-    if grant["challenge"] and grant["challenge"] != _challenge(form.get("code_verifier", "")):
+    if grant["challenge"] and grant["challenge"] != challenge_of(form.get("code_verifier", "")):
         raise OAuthError("invalid_grant", "Invalid code verifier.")
     email, scopes = grant["email"], grant["scope"].split()
     claims = {"nonce": grant["nonce"]} if grant["nonce"] else {}
@@ -110,7 +110,8 @@ def _client(cloud: Cloud, form: dict[str, str]) -> str:
     return client
 
 
-def _challenge(verifier: str) -> str:
+def challenge_of(verifier: str) -> str:
+    """Return what a client sends before a verifier: RFC 7636, S256."""
     digest = hashlib.sha256(verifier.encode()).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 

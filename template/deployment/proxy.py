@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployment.rules import SERVICE_ACCOUNTS
+from deployment import rules
 
 COMMON = Path(__file__).parent.parent / "oauth2-proxy.cfg"
 EMAILS_FILE = "/tmp/authenticated-emails"  # noqa: S108  # written at start from the `# allow:` lines
@@ -66,11 +66,21 @@ def render(
         # Programs' tokens: those that gcloud makes for people, and those made for this service. Any
         # Google account can have the first kind: who may enter is decided by the address alone.
         values["extra_jwt_issuers"] = [f"{GOOGLE}={GCLOUD_CLIENT_ID}", f"{GOOGLE}={url}"]
-    elif any(email.endswith(SERVICE_ACCOUNTS) for email in allowed_emails):
+    elif any(email.endswith(rules.SERVICE_ACCOUNTS) for email in allowed_emails):
         # Service accounts' tokens are Google's, whoever signs people in; made for this service alone.
         values["extra_jwt_issuers"] = [f"{GOOGLE}={url}"]
     if provider.kind == "oidc":
         values["oidc_issuer_url"] = provider.issuer_url
+        # A job of GitLab's pipelines has its token made for any audience, and the proxy takes the subject
+        # for the address where there is none: a branch named x@example.com would be let in. Only a job's
+        # token has this claim, which is no audience of ours; people's go by `aud`.
+        values["oidc_audience_claims"] = ["project_path", "aud"]
+        # The proxy's own default is to skip it: an identity token must be of this very sign-in.
+        values["insecure_oidc_skip_nonce"] = False
+        if rules.is_entra(provider.issuer_url):
+            # Microsoft's `email` is missing, or what somebody wrote into a directory; the name that one
+            # signs in by ends with a domain that its owner has proved.
+            values["oidc_email_claim"] = "preferred_username"
     common = COMMON.read_text(encoding="utf-8").replace("GOOGLE_PROJECT", google_project)
     lines = [common, "# From invoke.yaml"]
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
@@ -87,6 +97,6 @@ def new_cookie_secret() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-def _toml(value: str | list[str]) -> str:
-    """Write a string or a list of strings; JSON's escapes are TOML's."""
+def _toml(value: str | list[str] | bool) -> str:
+    """Write a string, a list of strings or a truth; JSON's forms and escapes are TOML's."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

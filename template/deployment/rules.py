@@ -46,6 +46,12 @@ SERVICE_ACCOUNTS = ".gserviceaccount.com"
 # https://cloud.google.com/sql/docs/postgres/quotas: max_connections by the instance's memory
 SHARED_CORE_CONNECTIONS = {"db-f1-micro": 25, "db-g1-small": 50}
 CONNECTIONS_BY_GIB = ((3.75, 100), (6, 200), (7.5, 400), (15, 500), (30, 600), (60, 800), (120, 1000))
+# Microsoft Entra ID, of the world and of the clouds apart; sts.windows.net signs tokens of version 1.
+ENTRA_HOST = (
+    r"https://(login\.microsoftonline\.(com|us)|login\.partner\.microsoftonline\.cn|sts\.windows\.net)[:/]"
+)
+ENTRA_TENANT = r"https://login\.[a-z.]+/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/v2\.0"
+PERSONAL_ACCOUNTS = "9188040d-6c67-4c5b-b112-36a304b66dad"  # the tenant of all of them
 RESERVED_CONNECTIONS = 3  # Postgres keeps them for superusers
 LEAST_POOL = 4  # connections a process needs: one holds the lock while the schema is created
 MOST_POOL = 10
@@ -111,12 +117,22 @@ def allowed_problem(entry: str) -> str | None:
 
 def issuer_problem(url: str) -> str | None:
     """Say what is wrong with an OpenID Connect issuer's URL, or None."""
-    if re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s?#]*)?", url):
-        return None
-    return (
-        f"oidc_issuer_url is {url!r}: give the issuer's https:// URL, under which "
-        "/.well-known/openid-configuration answers"
-    )
+    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]+)?(/[^\s?#]*)?", url):
+        return (
+            f"oidc_issuer_url is {url!r}: give the issuer's https:// URL, under which "
+            "/.well-known/openid-configuration answers"
+        )
+    if is_entra(url) and (not re.fullmatch(ENTRA_TENANT, url) or PERSONAL_ACCOUNTS in url):
+        return (
+            f"oidc_issuer_url is {url!r}: give your own tenant's, https://login.microsoftonline.com/"
+            "TENANT_ID/v2.0; every other is of several tenants, of anybody's account, or of older tokens"
+        )
+    return None
+
+
+def is_entra(url: str) -> bool:
+    """Say whether an issuer is Microsoft Entra ID."""
+    return re.match(ENTRA_HOST, url.lower()) is not None
 
 
 def memory_problem(memory: str, cpu: int) -> str | None:

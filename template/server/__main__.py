@@ -43,13 +43,16 @@ def main(argv: list[str]) -> int:
 def serve(workers: int) -> int:
     """Serve MLflow's app with this many processes until a signal ends them."""
     import uvicorn
-    from mlflow.server.fastapi_app import app
+
+    from server.app import application
 
     closed.close_storage()
+    app = application(threads.database_threads(os.environ))
     gc.enable()
     gc.freeze()  # what is loaded now stays: the collector need not walk it again
     config = uvicorn.Config(
-        threads.limited(closed.guarded(app), threads.database_threads(os.environ)),
+        app,
+        lifespan="off",
         host=HOST,
         port=PORT,
         loop="uvloop",

@@ -1,6 +1,6 @@
 """Make the imports of MLflow's own modules lazy (PEP 810): a start imports what it needs, no more.
 
-numpy, pandas, aiohttp, graphene and google-cloud-storage then load when a request first needs them.
+Alembic, graphene, google-cloud-storage and aiohttp then load when a request first needs them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 def is_lazy(importer: str, name: str, fromlist: tuple[str, ...] | None) -> bool:
     """Say whether `import name` in the module `importer` may wait until its first use.
 
-    Only MLflow's own modules: pandas breaks when numpy is lazy under it. Never protobuf, whose
+    Only MLflow's own modules: SQLAlchemy registers its events by importing. Never protobuf, whose
     generated modules register their descriptors as a side effect of being imported.
     """
     if not (importer == "mlflow" or importer.startswith("mlflow.")):

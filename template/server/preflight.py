@@ -37,7 +37,6 @@ OPEN_SETTINGS = {
     "ssl_insecure_skip_verify": "anybody on the network path could answer for the provider",
     "insecure_oidc_allow_unverified_email": "anybody could claim an address of yours",
     "insecure_oidc_skip_issuer_verification": "tokens of any issuer would be taken",
-    "insecure_oidc_skip_nonce": "an old login answer could be replayed",
     "htpasswd_file": "it admits people whom the identity provider does not know",
 }
 
@@ -49,6 +48,17 @@ def open_settings(config: Mapping[str, Any]) -> list[str]:
         for key, reason in OPEN_SETTINGS.items()
         if config.get(key) not in (None, False, [], "")
     ]
+    if config.get("provider") == "oidc":
+        if config.get("oidc_audience_claims", [])[:1] != ["project_path"]:
+            found.append(
+                "oidc_audience_claims does not begin with project_path: tokens of GitLab's pipelines would "
+                "be taken for people's; `invoke secrets` writes it"
+            )
+        if config.get("insecure_oidc_skip_nonce") is not False:
+            found.append(
+                "insecure_oidc_skip_nonce is not false, and the proxy's default is true: an old login answer "
+                "could be replayed; `invoke secrets` writes it"
+            )
     if config.get("pass_user_headers") is False:
         found.append(
             "pass_user_headers = false is refused: a caller's own identity headers would reach MLflow"

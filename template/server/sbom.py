@@ -1,6 +1,7 @@
 """`python3 -m server.sbom IMAGE`: what the image holds, as a CycloneDX bill of materials.
 
-Read from what is installed, not from what was asked for: Debian's packages, Python's, OAuth2-Proxy.
+Read from what is installed, not from what was asked for: Debian's packages, Python's, OAuth2-Proxy and the
+Go modules that it is linked of.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+PROXY = Path("/usr/local/bin/oauth2-proxy")
 Component = dict[str, Any]
 
 
@@ -34,6 +38,15 @@ def debian_packages() -> list[Component]:
     return [component(n, v, f"pkg:deb/debian/{n}@{v.replace('+', '%2B')}?arch={a}") for n, v, a in parts]
 
 
+def go_modules(program: bytes) -> list[Component]:
+    """Return what a Go program says that it is made of, as `go version -m` reads it."""
+    release = re.search(rb"\xff Go buildinf:.{19}go([0-9.]+)", program, re.DOTALL)
+    found = {(name.decode(), v.decode()) for name, v in re.findall(rb"\ndep\t(\S+)\t(v\S+)", program)}
+    if release:
+        found.add(("stdlib", release[1].decode()))
+    return [component(name, version, f"pkg:golang/{name}@{version}") for name, version in sorted(found)]
+
+
 def bill(proxy_image: str) -> dict[str, Any]:
     """Return the bill of materials.
 
@@ -50,6 +63,7 @@ def bill(proxy_image: str) -> dict[str, Any]:
         "components": [
             component("oauth2-proxy", proxy, f"pkg:golang/{module}@{proxy}", "application"),
             component("python", python, f"pkg:generic/python@{python}", "platform"),
+            *go_modules(PROXY.read_bytes()),
             *python_packages(),
             *debian_packages(),
         ],

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from server.closed import App
 
 
 def database_threads(environment: Mapping[str, str]) -> int:
@@ -17,16 +14,3 @@ def database_threads(environment: Mapping[str, str]) -> int:
     pool = environment.get("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE") or 5  # SQLAlchemy's own
     more = environment.get("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW") or 10
     return max(1, int(pool) + int(more) - 1)
-
-
-def limited(app: App, threads: int) -> App:
-    """Return the app, with so many threads for what MLflow does in threads: most of its requests."""
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":  # once, in the event loop that the threads are of
-            from anyio import to_thread
-
-            to_thread.current_default_thread_limiter().total_tokens = threads
-        await app(scope, receive, send)
-
-    return answer

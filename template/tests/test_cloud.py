@@ -3,6 +3,7 @@
 import io
 import shlex
 import tarfile
+import threading
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from deployment.cloud import (
     build,
     database,
     destroy,
+    gcloud,
     image,
     logs,
     oauth_client,
@@ -20,6 +22,7 @@ from deployment.cloud import (
     run,
     secret,
 )
+from deployment.cloud.gcloud import Argv
 from deployment.cloud.resources import Resources
 from deployment.errors import DeploymentError
 from deployment.settings import Settings
@@ -52,6 +55,44 @@ def test_what_provision_creates() -> None:
         "--backup-start-time=03:00 --enable-point-in-time-recovery --deletion-protection "
         "--assign-ip --connector-enforcement=REQUIRED",
     }
+
+
+def test_apis_and_database() -> None:
+    names = "artifactregistry cloudbuild iam iamcredentials logging run secretmanager sql-component sqladmin"
+    apis = [f"{name}.googleapis.com" for name in (*names.split(), "storage")]
+    assert provision.enable(RESOURCES) == ["services", "enable", *apis]
+    database = provision.database_item(RESOURCES)
+    assert database.describe == ("sql", "databases", "describe", "mlflow", "--instance=mlflow")
+    assert database.create == ("sql", "databases", "create", "mlflow", "--instance=mlflow")
+
+
+def test_what_is_waited_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Side by side: each waits until the other is begun, and until all that is waited for was said."""
+    both, said = threading.Barrier(2, timeout=60), list[str]()
+    heard = threading.Event()
+
+    class Slow(gcloud.Gcloud):
+        def __init__(self) -> None:
+            self.dry = False
+
+        def describes(self, argv: Argv) -> bool:
+            return False
+
+        def run(self, argv: Argv) -> str:
+            both.wait()
+            heard.wait(60)
+            return ""
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "waiting for" in line:
+            heard.set()
+
+    monkeypatch.setattr(provision, "STILL", 0.05)
+    items = [provision.bucket(RESOURCES, name, "7d") for name in ("one", "two")]
+    provision.ensure(Slow(), items, say)
+    assert any(line.endswith("s, waiting for bucket one, bucket two") for line in said)
+    assert sorted(said[-2:]) == ["bucket one: created", "bucket two: created"]
 
 
 def test_docker_needs_nothing_of_cloud_build() -> None:
@@ -91,6 +132,30 @@ def test_the_password_survives_the_uri(password: str) -> None:
         "@/mlflow?host=/cloudsql/my-project:europe-west1:mlflow&options=-c%20role%3Dcloudsqlsuperuser"
     )
     assert database.login_of(uri) == ("mlflow_2", password)
+
+
+def test_secrets() -> None:
+    assert secret.create(RESOURCES, "s") == [
+        *("secrets", "create", "s", "--replication-policy=user-managed", "--locations=europe-west1")
+    ]
+    assert secret.describe_argv("s") == ["secrets", "describe", "s"]
+    assert secret.access_argv("s") == ["secrets", "versions", "access", "latest", "--secret=s"]
+    assert secret.add_argv("s", "/f") == ["secrets", "versions", "add", "s", "--data-file=/f"]
+
+
+def test_identity_tokens() -> None:
+    token = ["auth", "print-identity-token"]
+    assert gcloud.identity_token_argv("", "") == token
+    assert gcloud.identity_token_argv("a@b", "https://c") == [
+        *(*token, "--impersonate-service-account=a@b", "--include-email", "--audiences=https://c")
+    ]
+
+
+def test_of_an_answer_its_message_is_shown() -> None:
+    body = '{"error": {"code": 403, "message": "Not \\"you\\".", "errors": [{"message": "again"}]}}'
+    shown = f"ERROR: (gcloud.x) HttpError accessing <https://h/v1>: response: <{{}}>, content <{body}>"
+    assert gcloud.reason(shown) == '  Not "you".'
+    assert gcloud.reason("Update!\nERROR: (gcloud.x) it\n- why\n") == "  ERROR: (gcloud.x) it\n  - why"
 
 
 def test_passwords_stand_in_a_file() -> None:
@@ -178,6 +243,9 @@ def test_migrate() -> None:
 
 def test_what_shows_and_moves_the_service() -> None:
     where = "--region=europe-west1"
+    assert run.execution_argv(RESOURCES, "e") == [
+        *("run", "jobs", "executions", "describe", "e", where, "--format=value(status.conditions[].message)")
+    ]
     assert run.describe_argv(RESOURCES) == ["run", "services", "describe", "mlflow", where, "--format=json"]
     assert run.policy_argv(RESOURCES) == [
         *("run", "services", "get-iam-policy", "mlflow", where, "--format=json")

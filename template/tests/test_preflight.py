@@ -15,6 +15,7 @@ import pytest
 from server import preflight
 
 CLOSED = 'email_domains = ["example.com"]\n'
+PEOPLE = 'oidc_audience_claims = ["project_path", "aud"]\ninsecure_oidc_skip_nonce = false\n'
 
 
 class Issuer(BaseHTTPRequestHandler):
@@ -78,7 +79,7 @@ def test_an_unreachable_issuer_fails(contract: Path, capsys: pytest.CaptureFixtu
     with closing(socket.socket()) as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    contract.write_text(f'{CLOSED}provider = "oidc"\noidc_issuer_url = "{url}"\n')
+    contract.write_text(f'{CLOSED}provider = "oidc"\n{PEOPLE}oidc_issuer_url = "{url}"\n')
     assert preflight.main() == 1
     assert f"{url}/.well-known/openid-configuration did not answer" in capsys.readouterr().err
 
@@ -123,7 +124,6 @@ def test_addresses_are_written_for_the_proxy(contract: Path) -> None:
         "ssl_insecure_skip_verify = true",
         "insecure_oidc_allow_unverified_email = true",
         "insecure_oidc_skip_issuer_verification = true",
-        "insecure_oidc_skip_nonce = true",
         'htpasswd_file = "/x"',
     ],
 )
@@ -131,6 +131,19 @@ def test_an_open_setting_is_refused(line: str, contract: Path, capsys: pytest.Ca
     contract.write_text(f"{CLOSED}{line}\n")
     assert preflight.main() == 1
     assert f"preflight: {line.split(' =')[0]} = " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", PEOPLE.splitlines())
+@pytest.mark.parametrize("instead", [None, "true", '["aud"]'])
+def test_a_sign_in_that_anybodys_tokens_pass_is_refused(
+    line: str, instead: str | None, contract: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OAuth2-Proxy's own defaults are such."""
+    name = line.partition(" =")[0]
+    value = f"{name} = {instead}\n" if instead and (instead == "true") == (name[0] == "i") else ""
+    contract.write_text(f'{CLOSED}provider = "oidc"\n{PEOPLE.replace(line, value)}')
+    assert preflight.main() == 1
+    assert f"preflight: {name} " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("line", "words"), [('email_domains = ["*"]', "everybody"), ("", "nobody")])

@@ -15,6 +15,9 @@ ROOT = Path(__file__).parent.parent
 PROVIDERS = {
     "google": proxy.Provider("google", "id.apps.googleusercontent.com", 'a"b\\c'),
     "oidc": proxy.Provider("oidc", "id", "secret", "https://gitlab.com"),
+    "entra": proxy.Provider(
+        "oidc", "id", "secret", "https://login.microsoftonline.com/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0"
+    ),
     "github": proxy.Provider("github", "id", "secret"),
 }
 
@@ -70,6 +73,18 @@ def test_a_service_account_that_is_named_enters_by_googles_token_for_the_service
 def test_oidc_names_its_issuer() -> None:
     config = tomllib.loads(text("oidc"))
     assert preflight.issuers(config) == [config["oidc_issuer_url"]] == ["https://gitlab.com"]
+
+
+def test_a_token_is_a_persons_and_of_this_sign_in() -> None:
+    for kind in ("oidc", "entra"):
+        config = tomllib.loads(text(kind))
+        assert config["oidc_audience_claims"] == ["project_path", "aud"]
+        assert config["insecure_oidc_skip_nonce"] is False
+
+
+def test_entras_people_are_those_who_sign_in() -> None:
+    assert tomllib.loads(text("entra"))["oidc_email_claim"] == "preferred_username"
+    assert "oidc_email_claim" not in tomllib.loads(text("oidc"))
 
 
 def test_addresses_travel_in_the_configuration() -> None:

@@ -113,22 +113,24 @@ def test_a_port_that_does_not_do_is_refused(start: Start, port: str) -> None:
     assert ("MLflow ended" in errors) is not bool(port)
 
 
-def test_nothing_starts_when_the_preflight_fails(start: Start) -> None:
-    code, _ = ended(start.run(preflight="return 1"))
+def test_the_port_stays_closed_when_the_preflight_fails(start: Start) -> None:
+    code, _ = ended(start.run(preflight="until [[ -s diary ]]; do sleep 0.02; done; return 1"))
     assert code == 1
-    assert start.diary == []
+    assert start.diary == ["mlflow starts", "mlflow ends"]
 
 
 def test_an_unreachable_issuer_stops_the_start(start: Start, tmp_path: Path) -> None:
     config = tmp_path / "proxy.cfg"
     config.write_text(
-        f'email_domains = ["a.test"]\nprovider = "oidc"\noidc_issuer_url = "http://127.0.0.1:{start.port}"\n'
+        'email_domains = ["a.test"]\nprovider = "oidc"\noidc_audience_claims = ["project_path"]\n'
+        "insecure_oidc_skip_nonce = false\n"
+        f'oidc_issuer_url = "http://127.0.0.1:{start.port}"\n'
     )
     environment = {"OAUTH_PROXY_CONFIG": str(config), "ISSUER_DEADLINE": "1", "PYTHONPATH": str(ROOT)}
     code, errors = ended(start.run({**CONTRACT, **environment}, preflight=""))
     assert code == 1
     assert "did not answer" in errors
-    assert start.diary == []
+    assert "proxy starts" not in start.diary
 
 
 def test_mlflow_first_then_the_proxy(start: Start) -> None:
@@ -177,6 +179,13 @@ def test_term_drains_the_proxy_while_mlflow_still_answers(start: Start) -> None:
     code, _ = ended(process)
     assert code == 0
     assert start.diary[2:] == ["proxy drained with 200", "mlflow ends"]
+
+
+@pytest.mark.parametrize("function", ["preflight", "start_mlflow", "start_proxy"])
+def test_term_before_a_childs_number_is_noted(start: Start, function: str) -> None:
+    """The child itself sends it, the moment it is there."""
+    process = start.run(**{function: "kill -TERM $$; exec sleep 60"})
+    assert ended(process)[0] == 0
 
 
 @pytest.mark.parametrize("function", ["preflight", "start_mlflow"])

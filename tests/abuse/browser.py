@@ -1,27 +1,25 @@
-"""As much of a browser as signing in takes: cookies, redirects, Google's page."""
+"""As much of a browser as signing in takes: cookies, redirects, the provider's page."""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-import requests
-
 from tests.abuse import wire
 from tests.abuse.forge import COOKIE
-from tests.cloud.conftest import Cloud
+from tests.abuse.place import Place
 
 
 class Browser:
     """Somebody's cookies for the service."""
 
-    def __init__(self, cloud: Cloud, address: tuple[str, int]) -> None:
+    def __init__(self, place: Place, address: tuple[str, int]) -> None:
         """Have no cookie yet.
 
         Args:
-            cloud: where the provider is.
+            place: where the provider is.
             address: the service's container.
         """
-        self._cloud, self._address = cloud, address
+        self._place, self._address = place, address
         self.cookies: dict[str, str] = {}
 
     def get(self, target: str) -> wire.Answer:
@@ -36,22 +34,14 @@ class Browser:
         return answer
 
     def begin(self, target: str = "/") -> str:
-        """Ask for a page without a session; return Google's address that it leads to."""
+        """Ask for a page without a session; return the provider's address that it leads to."""
         answer = self.get(target)
         assert answer.status == 302, answer
         return answer.header("location")
 
     def consent(self, location: str, user: str) -> str:
-        """Sign in on Google's page; return the address that it leads back to, as path and query."""
-        environment = self._cloud.emulator.environment()
-        answer = requests.post(
-            location,
-            data={"email": user},
-            proxies={"https": environment["https_proxy"]},
-            verify=environment["REQUESTS_CA_BUNDLE"],
-            allow_redirects=False,
-            timeout=30,
-        )
+        """Sign in on the provider's page; return the address that it leads back to, as path and query."""
+        answer = self._place.consent(location, user)
         assert answer.status_code == 302, answer.text
         back = urlsplit(answer.headers["Location"])
         return f"{back.path}?{back.query}"

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import jwt
 
-from emulator.identity import GCLOUD_CLIENT_ID, ISSUER, load
-from tests.abuse.forge import ANN, COOKIE, HOURS, SERVICE_URL, Forge
-from tests.abuse.wire import HOST, SEARCH, request
+from emulator.identity import load
+from tests.abuse.forge import ANN, COOKIE, HOURS, Forge
+from tests.abuse.target import AUDIENCE, HOST, ISSUER, LOCAL, NAME, PEOPLES_AUDIENCE, SERVICE_URL
+from tests.abuse.wire import SEARCH, request
 
 API, PAGE = 401, 302  # what a stranger gets: a program is told, a person is sent to sign in
 BAD, FORBIDDEN, CLEAN = 400, 403, 301  # not HTTP; known and not allowed; led to the path's plain spelling
@@ -361,7 +362,7 @@ def headers() -> Iterator[Case]:
         ("localhost", API),
         ("127.0.0.1:5000", API),
         (f"{HOST}.evil.test", API),
-        (f"{HOST}:5000", API),
+        (f"{NAME}:5000", API),
         (f"{HOST.upper()}", API),
         (f"{HOST}.", API),
         (f"evil.test@{HOST}", BAD),
@@ -505,18 +506,22 @@ def tokens() -> Iterator[Case]:
 
     for email in LOOKALIKES:
         yield changed(f"of {email!r}", "no address of the domain", FORBIDDEN, email=email)
-    gcloud = {"aud": GCLOUD_CLIENT_ID, "email": "mallory@elsewhere.test"}
-    yield changed("of gcloud for a stranger", "anybody at Google can have one", FORBIDDEN, **gcloud)
+    persons = {"aud": PEOPLES_AUDIENCE, "email": "mallory@elsewhere.test"}
+    yield changed("of a person who is a stranger", "anybody at Google can have one", FORBIDDEN, **persons)
     yield changed("without an address", "a service account's, made without", FORBIDDEN, email=None)
     yield changed("of an address in capitals elsewhere", "another domain", FORBIDDEN, email="ANN@EXAMPLE.ORG")
     yield changed("with hd alone", "the address counts", FORBIDDEN, email="a@evil.test", hd="example.com")
+    if LOCAL:  # an OpenID provider; Google has no pipelines
+        job = "project_path:evil/x:ref_type:branch:ref:x@example.com"
+        job_claims: dict[str, Any] = {"email": None, "sub": job, "project_path": "evil/x"}
+        yield changed("of a pipeline's job", "its branch is called an address", **job_claims)
     yield changed("of an unverified address", "anybody can claim one", email_verified=False)
     for audience in (
         "https://other-123456789012.europe-west1.run.app",
         "https://candidate---" + HOST,
-        SERVICE_URL + "/",
-        SERVICE_URL + ".evil.test",
-        SERVICE_URL.upper(),
+        AUDIENCE + "/",
+        AUDIENCE + ".evil.test",
+        AUDIENCE.upper(),
         HOST,
         "1-a.test",
         "32555940559",
@@ -525,15 +530,15 @@ def tokens() -> Iterator[Case]:
         None,
         [],
         ["https://evil.test"],
-        {"aud": SERVICE_URL},
+        {"aud": AUDIENCE},
         1,
     ):
         yield changed(f"for {audience!r}", "made for somebody else", aud=audience)
     for issuer in (
         "https://evil.test",
-        "http://accounts.google.com",
-        "https://accounts.google.com/",
-        "https://accounts.google.com.evil.test",
+        ISSUER.replace("https:", "http:") if not LOCAL else ISSUER.replace("http:", "https:"),
+        f"{ISSUER}/",
+        f"{ISSUER}.evil.test",
         "https://securetoken.google.com/my-project",
         "",
         None,

@@ -1,13 +1,15 @@
-"""The deployed service, reached past the front door, and a second container that records what gets through.
+"""The service, reached past the front door, and a second container that records what gets through.
 
-Both run the image, the start script, the proxy and the proxy's configuration that were deployed. In the
-recorder a few lines stand in MLflow's place (recorder.py): what they did not see, MLflow would not have.
+Both run the image, the start script, the proxy and the proxy's configuration that were deployed, or with
+ABUSE=local are those of the local stack. In the recorder a few lines stand in MLflow's place (recorder.py):
+what they did not see, MLflow would not have.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -17,21 +19,24 @@ from typing import Any
 
 import pytest
 
-from emulator.apis.control import register_client
-from emulator.engine import address, wait_until
-from emulator.run.instance import Instance
+from emulator.engine import wait_until
 from tests.abuse import wire
 from tests.abuse.browser import Browser
 from tests.abuse.forge import ANN, Forge
-from tests.cloud.conftest import CLIENT_SECRET, SERVICE, Cloud, deployed
+from tests.abuse.place import Deployed, Here, Place
+from tests.abuse.target import LOCAL, PORT
+from tests.cloud.conftest import _session_cloud, ensure_deployed
+from tests.conftest import local_stack
+from tests.without.protections import PROTECTIONS
 
-__all__ = ["deployed"]
-PORT = 4180
-REGION = "europe-west1"
+__all__ = ["_session_cloud"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of it needs a Docker engine."""
+    """All of it needs a Docker engine. Without a protection, only those who must notice are asked."""
+    if without := os.environ.get("WITHOUT"):
+        asked = tuple(f"tests/abuse/{test}" for test in PROTECTIONS[without].tests)
+        items[:] = [item for item in items if item.nodeid.startswith(asked)]
     for item in items:
         item.add_marker(pytest.mark.docker)
 
@@ -69,76 +74,64 @@ class Recorded(Target):
 
 
 @pytest.fixture(scope="session")
-def forge(deployed: Cloud) -> Forge:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Where the service runs."""
+    if LOCAL:
+        stack = local_stack(tmp_path_factory.mktemp("local"), first=PORT, service="mlflow-abuse")
+        with stack as local:
+            yield Here(local)
+        return
+    deployed = Deployed(ensure_deployed(request.getfixturevalue("_session_cloud")))
+    yield deployed
+    deployed.close()
+
+
+@pytest.fixture(scope="session")
+def forge(place: Place) -> Forge:
     """What an attacker dreams of: the provider's key and the cookies' secret."""
-    configuration = tomllib.loads(deployed.secret("mlflow-oauth2-proxy"))
-    key = deployed.store["keys"]["signing"]
-    return Forge(key, deployed.emulator.cloud.identity.key_id, configuration["cookie_secret"])
+    return Forge(place.key, place.key_id, tomllib.loads(place.configuration())["cookie_secret"])
 
 
 @pytest.fixture(scope="session")
-def instance(deployed: Cloud) -> Iterator[Instance]:
-    """The instance that serves, its CPU given as during a request."""
-    pool = deployed.emulator.cloud.run.pool(f"my-project/{REGION}/{deployed.serving()}")
-    found = pool.acquire()
-    yield found
-    pool.release(found)
-
-
-@pytest.fixture(scope="session")
-def service(instance: Instance) -> Target:
+def service(place: Place) -> Target:
     """The real thing."""
-    return Target(instance._container, (instance.address, PORT))
+    return Target(place.container, (place.address, PORT))
 
 
 @pytest.fixture(scope="session")
-def recorded(deployed: Cloud, service: Target) -> Iterator[Recorded]:
+def recorded(place: Place, service: Target) -> Iterator[Recorded]:
     """The same image and configuration, with the recorder in MLflow's place."""
-    engine = deployed.emulator.cloud.engine
     config = service.container.attrs["Config"]
     environment = {**dict(entry.split("=", 1) for entry in config["Env"]), "PYTHONPATH": "/recorder:/app"}
-    name = engine.name("recorder")
-    container = engine.create(service.container.attrs["Image"], name, environment=environment)
-    for folder in ("/secrets", "/emulated-google-cloud"):
-        pieces, _ = service.container.get_archive(folder)
-        container.put_archive("/", b"".join(pieces))
     program = Path(__file__).with_name("recorder.py").read_bytes()
     # The module `server` for MLflow's place; server.preflight and the rest are the image's own.
     files = {"__init__.py": b"__path__.append('/app/server')\n", "__main__.py": program}
-    container.put_archive("/", _archive({f"recorder/server/{name}": text for name, text in files.items()}))
-    container.start()
-    made = Recorded(container, (address(container), PORT))
+    archive = _archive({f"recorder/server/{name}": text for name, text in files.items()})
+    with place.second(environment, [archive]) as (container, address):
+        made = Recorded(container, (address, PORT))
 
-    def opened() -> bool:
-        container.reload()
-        assert container.status == "running", made.log()
-        try:
-            return made.ask(target="/ping").status == 200
-        except OSError:
-            return False
+        def opened() -> bool:
+            container.reload()
+            assert container.status == "running", made.log()
+            try:
+                return made.ask(target="/ping").status == 200
+            except OSError:
+                return False
 
-    wait_until(opened, "the recorder")
-    yield made
-    engine.remove(name)
-
-
-@pytest.fixture(scope="session")
-def google(deployed: Cloud) -> None:
-    """Google knows this service as an OAuth client, so that people can sign in."""
-    client = json.loads(deployed.client.read_text())["web"]["client_id"]
-    register_client(deployed.emulator.cloud, client, CLIENT_SECRET, [f"https://{SERVICE}/oauth2/callback"])
+        wait_until(opened, "the recorder")
+        yield made
 
 
 @pytest.fixture
-def browser(deployed: Cloud, service: Target, google: None) -> Browser:
+def browser(place: Place, service: Target) -> Browser:
     """A browser of no one yet, at the real service."""
-    return Browser(deployed, service.address)
+    return Browser(place, service.address)
 
 
 @pytest.fixture(scope="session")
-def session(deployed: Cloud, service: Target, google: None) -> str:
+def session(place: Place, service: Target) -> str:
     """The cookie of somebody who may enter."""
-    return Browser(deployed, service.address).sign_in(ANN)
+    return Browser(place, service.address).sign_in(ANN)
 
 
 @pytest.fixture(scope="session")

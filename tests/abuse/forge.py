@@ -12,10 +12,9 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives import serialization
 
-from emulator.identity import GCLOUD_CLIENT_ID, ISSUER, load, new_key
-from tests.abuse.wire import HOST
+from emulator.identity import load, new_key
+from tests.abuse.target import AUDIENCE, ISSUER, PEOPLES_AUDIENCE
 
-SERVICE_URL = f"https://{HOST}"
 ANN = "ann@example.com"  # may enter, by the default answers
 COOKIE = "__Host-mlflow"
 HOURS = 3600
@@ -44,7 +43,7 @@ class Forge:
         now = int(time.time())
         claims = {
             "iss": ISSUER,
-            "aud": SERVICE_URL,
+            "aud": AUDIENCE,
             "azp": "1",
             "sub": "108",
             "iat": now,
@@ -66,9 +65,9 @@ class Forge:
         fields = {"kid": self.key_id, **(header or {})}
         return jwt.encode(self.claims(**changed), key or self._key, "RS256", headers=fields)
 
-    def gcloud_token(self, **changed: Any) -> str:
-        """Return a token as `gcloud auth print-identity-token` prints it for a person."""
-        return self.token(**{"aud": GCLOUD_CLIENT_ID, **changed})
+    def persons_token(self, **changed: Any) -> str:
+        """Return a token as a person has it: of gcloud, or of the local provider."""
+        return self.token(**{"aud": PEOPLES_AUDIENCE, **changed})
 
     def by_hand(self, header: dict[str, Any], signature: bytes | None = None, **changed: Any) -> str:
         """Return a token with any header, and a signature of one's own; a good one when None."""

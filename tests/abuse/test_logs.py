@@ -9,31 +9,28 @@ import tomllib
 from typing import Any
 
 import pytest
-import requests
 
 from emulator.engine import wait_until
 from tests.abuse.browser import Browser
 from tests.abuse.conftest import Target
 from tests.abuse.forge import ANN, COOKIE, Forge
+from tests.abuse.place import Place
 from tests.abuse.wire import SEARCH, request
-from tests.cloud.conftest import CLIENT_SECRET, PROJECT, SERVICE, Cloud
+from tests.cloud.conftest import PROJECT
 
 
-def entries(deployed: Cloud, marker: str, how_many: int = 1) -> list[dict[str, Any]]:
+def entries(place: Place, marker: str, how_many: int = 1) -> list[dict[str, Any]]:
     """Return the entries of Cloud Logging with a text in them, when there are so many of the container's."""
 
     def found() -> list[dict[str, Any]]:
-        entries = deployed.emulator.cloud.logs.read('resource.type="cloud_run_revision"')
-        return [entry for entry in entries if marker in json.dumps(entry) and "stdout" in entry["logName"]]
+        return [entry for entry in place.entries() if marker in json.dumps(entry)]
 
     wait_until(lambda: len(found()) >= how_many, marker, 10)
     return found()
 
 
 @pytest.mark.parametrize("how", ["bearer", "cookie", "nobody", "stranger"])
-def test_each_request_is_an_entry_that_says_who(
-    how: str, deployed: Cloud, forge: Forge, session: str
-) -> None:
+def test_each_request_is_an_entry_that_says_who(how: str, place: Place, forge: Forge, session: str) -> None:
     marker, trace = secrets.token_hex(8), secrets.token_hex(16)
     who = {
         "bearer": ("Authorization", f"Bearer {forge.token()}"),
@@ -41,15 +38,9 @@ def test_each_request_is_an_entry_that_says_who(
         "stranger": ("Authorization", f"Bearer {forge.token(email='mallory@elsewhere.test')}"),
         "nobody": ("X", "y"),
     }[how]
-    environment = deployed.emulator.environment()
-    answer = requests.get(  # by the front door, which is what gives a request its trace
-        f"https://{SERVICE}{SEARCH}&x={marker}",
-        headers=dict([who, ("X-Cloud-Trace-Context", f"{trace}/1;o=1")]),
-        proxies={"https": environment["https_proxy"]},
-        verify=environment["REQUESTS_CA_BUNDLE"],
-        timeout=30,
-    )
-    (entry,) = [entry for entry in entries(deployed, marker) if "httpRequest" in entry]
+    headers = dict([who, ("X-Cloud-Trace-Context", f"{trace}/1;o=1")])
+    answer = place.get(f"{SEARCH}&x={marker}", headers)
+    (entry,) = [entry for entry in entries(place, marker) if "httpRequest" in entry]
     assert entry["severity"] == "INFO"
     assert entry["trace"] == f"projects/{PROJECT}/traces/{trace}"
     asked = entry["httpRequest"]
@@ -60,7 +51,7 @@ def test_each_request_is_an_entry_that_says_who(
     user = {"nobody": "-", "stranger": "mallory@elsewhere.test"}.get(how, ANN)
     assert entry["jsonPayload"]["user"] == (user if how != "stranger" else entry["jsonPayload"]["user"])
     if how == "stranger":
-        refusals = [entry for entry in entries(deployed, trace, 2) if "auth" in entry.get("jsonPayload", {})]
+        refusals = [entry for entry in entries(place, trace, 2) if "auth" in entry.get("jsonPayload", {})]
         assert "mallory@elsewhere.test" in json.dumps(refusals)
 
 
@@ -129,7 +120,7 @@ def test_odd_bytes_stay_on_one_line(data: bytes, service: Target) -> None:
 
 
 def test_no_secret_is_in_the_log(
-    service: Target, deployed: Cloud, forge: Forge, browser: Browser, bearer: tuple[str, str]
+    service: Target, place: Place, forge: Forge, browser: Browser, bearer: tuple[str, str]
 ) -> None:
     token, session = forge.token(), browser.sign_in(ANN)
     service.ask(headers=[("Authorization", f"Bearer {token}")])
@@ -138,15 +129,11 @@ def test_no_secret_is_in_the_log(
     service.ask(headers=[("Cookie", f"{COOKIE}={session}x")])
     lines_after(service)
     log = service.log()
-    configuration = tomllib.loads(deployed.secret("mlflow-oauth2-proxy"))
-    _, password = deployed.login()
     hidden = {
         "token": token.split(".")[2],
         "session": session.split("|")[0],
-        "client's secret": CLIENT_SECRET,
-        "cookie secret": configuration["cookie_secret"],
-        "passphrase": deployed.secret("mlflow-crypto-passphrase"),
-        "database's password": password,
+        "cookie secret": tomllib.loads(place.configuration())["cookie_secret"],
+        **place.hidden,
     }
     assert not [name for name, secret in hidden.items() if secret in log]
     assert not re.search(r"ya29\.[\w-]{4}", log)  # the proxy writes of an access token its kind only

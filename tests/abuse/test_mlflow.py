@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 import pytest
 
-from emulator.apis.sqladmin import database
+from emulator.engine import wait_until
 from tests.abuse.conftest import Target
+from tests.abuse.forge import Forge
+from tests.abuse.place import Place
 from tests.abuse.wire import Answer
-from tests.cloud.conftest import PROJECT, Cloud
 
 Header = tuple[str, str]
 METADATA = "169.254.169.254"
@@ -89,14 +90,25 @@ def run(user: User) -> str:
     return made
 
 
-def sql(deployed: Cloud, statement: str) -> str:
-    """Have the database changed past MLflow."""
-    server = database(deployed.emulator.cloud, PROJECT, "mlflow").start()
-    name, password = deployed.login()
-    command = ["psql", "-h", "/var/run/postgresql", "-U", name, "-d", "mlflow", "-Atc", statement]
-    code, output = server.exec_run(command, environment={"PGPASSWORD": password})
-    assert code == 0, output
-    return str(output.decode())
+# One user and another's data ----------------------------------------------------------------------------
+
+
+def test_whoever_enters_may_do_anything_in_anybodys_name(user: User, forge: Forge, place: Place) -> None:
+    """docs/security.md says so, and that the log tells."""
+    run = user.run()
+    bob = User(user.service, ("Authorization", f"Bearer {forge.token(email='bob@example.com')}"))
+    tag = {"run_id": run, "key": "mlflow.user", "value": "carol@example.com"}
+    assert bob.made("runs/set-tag", tag) == {}
+    seen = json.loads(user.ask("GET", f"/api/2.0/mlflow/runs/get?run_id={run}").body)["run"]["data"]["tags"]
+    assert {"key": "mlflow.user", "value": "carol@example.com"} in seen
+    assert bob.made("runs/delete", {"run_id": run}) == {}
+    path = "/api/2.0/mlflow/runs/delete"
+
+    def deleted_by() -> set[str]:
+        asked = [entry for entry in place.entries() if path in json.dumps(entry.get("httpRequest", {}))]
+        return {entry["jsonPayload"]["user"] for entry in asked}
+
+    wait_until(lambda: "bob@example.com" in deleted_by(), "the line that tells", 10)
 
 
 # Files -----------------------------------------------------------------------------------------------------
@@ -170,10 +182,10 @@ STORED = [
 
 
 @pytest.mark.parametrize("stored", STORED)
-def test_a_place_that_got_into_the_database_is_not_used(stored: str, user: User, deployed: Cloud) -> None:
+def test_a_place_that_got_into_the_database_is_not_used(stored: str, user: User, place: Place) -> None:
     """Written by an MLflow before this one, or through a hole that nobody knows."""
     run = user.run()
-    sql(deployed, f"update runs set artifact_uri = '{stored}' where run_uuid = '{run}'")
+    place.sql(f"update runs set artifact_uri = '{stored}' where run_uuid = '{run}'")
     for name in ("oauth2-proxy.cfg", "authenticated-emails", "health"):
         for path in (f"/get-artifact?run_id={run}&path={name}", f"/get-artifact?run_uuid={run}&path={name}"):
             answer = user.ask("GET", path)
@@ -186,7 +198,7 @@ def test_a_place_that_got_into_the_database_is_not_used(stored: str, user: User,
     assert b"mallory" not in allowed  # OAuth2-Proxy reads it anew when it changes
 
 
-def test_a_model_in_a_file_is_neither_taken_nor_served(user: User, deployed: Cloud) -> None:
+def test_a_model_in_a_file_is_neither_taken_nor_served(user: User, place: Place) -> None:
     name = secrets.token_hex(8)
     user.made("registered-models/create", {"name": name})
     sources = [
@@ -209,12 +221,12 @@ def test_a_model_in_a_file_is_neither_taken_nor_served(user: User, deployed: Clo
     assert version["model_version"]["version"] == "1"
     for stored in STORED:
         columns = f"source = '{stored}', storage_location = '{stored}'"
-        sql(deployed, f"update model_versions set {columns} where name = '{name}'")
+        place.sql(f"update model_versions set {columns} where name = '{name}'")
         answer = user.ask("GET", f"/model-versions/get-artifact?name={name}&version=1&path=oauth2-proxy.cfg")
         assert answer.status == 400, (stored, answer)
 
 
-def test_a_trace_in_a_file_is_not_served(user: User, deployed: Cloud) -> None:
+def test_a_trace_in_a_file_is_not_served(user: User, place: Place) -> None:
     experiment = user.made("experiments/create", {"name": secrets.token_hex(8)})["experiment_id"]
     number = secrets.token_hex(16)
     span = {"traceId": number, "spanId": secrets.token_hex(8), "name": "x"}
@@ -225,14 +237,14 @@ def test_a_trace_in_a_file_is_not_served(user: User, deployed: Cloud) -> None:
     trace = f"tr-{number}"
     tag = {"key": "mlflow.artifactLocation", "value": "/secrets"}
     user.ask("PATCH", f"/api/2.0/mlflow/traces/{trace}/tags", tag)
-    sql(deployed, f"delete from trace_tags where request_id = '{trace}' and key like 'mlflow.%ocation'")
+    place.sql(f"delete from trace_tags where request_id = '{trace}' and key like 'mlflow.%ocation'")
     for key, value in (
         ("artifactLocation", "/secrets"),
         ("trace.archiveLocation", "/proc/self"),
         ("trace.spansLocation", "ARCHIVE_REPO"),
     ):
         row = f"('mlflow.{key}', '{value}', '{trace}')"
-        sql(deployed, f"insert into trace_tags (key, value, request_id) values {row}")
+        place.sql(f"insert into trace_tags (key, value, request_id) values {row}")
     for query in (
         "",
         "&path=oauth2-proxy.cfg",
@@ -325,20 +337,20 @@ EVENT = {"entity": "REGISTERED_MODEL", "action": "CREATED"}
 
 
 @pytest.fixture
-def names(service: Target) -> Iterator[Any]:
+def names(place: Place) -> Iterator[Any]:
     """Has a name lead to an address in the container, as its name server would; forgets it afterwards."""
 
     def lead(name: str, address: str) -> None:
         command = (
             f"grep -v ' {name}$' {kept} >/tmp/h; cat /tmp/h >/etc/hosts; echo '{address} {name}' >>/etc/hosts"
         )
-        done = service.container.exec_run(["sh", "-c", command], user="0")
+        done = place.named().exec_run(["sh", "-c", command], user="0")
         assert done.exit_code == 0, done.output
 
     kept = "/tmp/hosts-before"
-    service.container.exec_run(f"cp /etc/hosts {kept}", user="0")
+    place.named().exec_run(f"cp /etc/hosts {kept}", user="0")
     yield lead
-    service.container.exec_run(["sh", "-c", f"cat {kept} >/etc/hosts; rm -f {kept} /tmp/h"], user="0")
+    place.named().exec_run(["sh", "-c", f"cat {kept} >/etc/hosts; rm -f {kept} /tmp/h"], user="0")
 
 
 @pytest.mark.parametrize("host", PRIVATE)

@@ -7,9 +7,9 @@ import pytest
 from tests.abuse.cases import CASES, CLEAN, LOGIN, Case
 from tests.abuse.conftest import Recorded, Target
 from tests.abuse.forge import Forge
-from tests.abuse.wire import HOST, Answer, request
+from tests.abuse.target import HOST, SIGN_IN
+from tests.abuse.wire import Answer, request
 
-SIGN_IN = "https://accounts.google.com/o/oauth2/"
 # Their target names a host, which no browser does; the answer leads there.
 UNLIKE_A_BROWSER = ("CONNECT", f"path http://{HOST}/ping/../api/2.0/mlflow/runs/search")
 

@@ -9,7 +9,8 @@ import pytest
 from tests.abuse.cases import SPOOFED
 from tests.abuse.conftest import Recorded, Target
 from tests.abuse.forge import ANN, COOKIE, Forge
-from tests.abuse.wire import HOST, SEARCH, request
+from tests.abuse.target import HOST
+from tests.abuse.wire import SEARCH, request
 
 IDENTITY = ("x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username")
 Header = tuple[str, str]
@@ -21,7 +22,7 @@ def identity(seen: dict[str, Any]) -> list[Header]:
     return [(name, value) for name, value in spelled if name in IDENTITY]
 
 
-@pytest.fixture(params=["bearer", "basic", "gcloud", "cookie"])
+@pytest.fixture(params=["bearer", "basic", "person", "cookie"])
 def credential(request: pytest.FixtureRequest, forge: Forge, session: str) -> Header:
     """One header that lets somebody in."""
     import base64
@@ -30,7 +31,7 @@ def credential(request: pytest.FixtureRequest, forge: Forge, session: str) -> He
     return {
         "bearer": ("Authorization", f"Bearer {forge.token()}"),
         "basic": ("Authorization", f"Basic {basic}"),
-        "gcloud": ("Authorization", f"Bearer {forge.gcloud_token()}"),
+        "person": ("Authorization", f"Bearer {forge.persons_token()}"),
         "cookie": ("Cookie", f"{COOKIE}={session}"),
     }[request.param]
 

@@ -7,7 +7,8 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-HOST = "mlflow-123456789012.europe-west1.run.app"
+from tests.abuse.target import HOST
+
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 PATIENCE = 10.0  # seconds for an answer
 Header = tuple[str | bytes, str | bytes]

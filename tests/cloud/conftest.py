@@ -33,6 +33,31 @@ USER = "ann@example.com"  # may enter, by the default answers
 
 # All cases, as nox -s sweep takes them; else a spread of them.
 SWEEP = bool(os.environ.get("SWEEP"))
+# What state() leaves out: what is drawn, or differs from time to time, and what only tells of the past.
+PAST = {"builds", "codes", "counters", "operations", "run_executions", "run_revisions"}
+TOKENS = {"keys", "oauth_clients", "refresh_tokens", "tokens"}
+DRAWN = {
+    *("crc32c", "data", "digest", "emulatorPassword", "etag", "oauth2ClientId", "uid", "uniqueId"),
+    *("createTime", "creationTimestamp", "lastTransitionTime", "timeCreated", "updateTime", "updated"),
+    *("executionCount", "generation", "latestCreatedExecution", "metageneration", "observedGeneration"),
+    *("clientSpecifiedPayloadChecksum", "made-of", "memory", "resourceVersion"),
+    "run.googleapis.com/operation-id",
+}
+# Of revisions; and what gcloud draws, of volumes and the like.
+NAMES = re.compile(r"\b\d{5}-[a-z0-9]{3}\b|\b[a-z]{3}([-_])[a-z]{3}\1[a-z]{3}\b")
+
+
+def facts(found: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield each value with where it is, without what differs from time to time."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            if name not in DRAWN:
+                yield from facts(value, f"{path} {name}")
+    elif isinstance(found, list):
+        for index, value in enumerate(found):
+            yield from facts(value, f"{path} {index}")
+    else:
+        yield path, re.sub(NAMES, "DRAWN", found) if isinstance(found, str) else found
 
 
 class Cloud:
@@ -151,6 +176,17 @@ class Cloud:
             self.emulator.cloud.log_call = log  # type: ignore[method-assign]
         return reached.is_set()
 
+    def state(self) -> dict[str, Any]:
+        """Return all that the cloud holds, to be compared with another time's."""
+        found: dict[str, Any] = {}
+        for name, rows in self.store._collections.items():
+            if name not in PAST | TOKENS | {"packages", "policies"}:
+                found |= facts(rows, name)
+        for resource, policy in self.store["policies"].items():
+            for binding in policy.get("bindings", []):
+                found |= {f"{resource} {binding['role']} {member}": True for member in binding["members"]}
+        return found
+
     def login(self) -> tuple[str, str]:
         """Return the database's user and password, of the connection string's newest version."""
         uri = urlsplit(self.secret("mlflow-backend-store-uri"))
@@ -161,6 +197,10 @@ class Cloud:
         server = database(self.emulator.cloud, PROJECT, "mlflow").start()
         command = ["psql", "-h", "/var/run/postgresql", "-U", user, "-d", "mlflow", "-Atc", "select 1"]
         return bool(server.exec_run(command, environment={"PGPASSWORD": password}).output == b"1\n")
+
+    def sql(self, statement: str) -> str:
+        """Execute SQL in the service's database, as Cloud SQL's administrator."""
+        return database(self.emulator.cloud, PROJECT, "mlflow").execute(statement, database="mlflow").strip()
 
     def secret(self, name: str) -> str:
         """Return a secret's newest content, past the API."""

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cloud.conftest import SERVICE, USER, Cloud
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the first one deploys
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 DOMAIN = "elsewhere.test"
 STRANGER = f"mallory@{DOMAIN}"

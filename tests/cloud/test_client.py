@@ -20,7 +20,7 @@ from emulator.apis import forges
 from emulator.apis.control import register_client
 from tests.cloud.conftest import PROJECT, SERVICE, USER, Cloud, ensure_deployed
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the first one deploys
 TRAINER = f"trainer@{PROJECT}.iam.gserviceaccount.com"
 IMPERSONATION = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:generateAccessToken"
 RUN = """

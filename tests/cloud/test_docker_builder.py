@@ -16,14 +16,19 @@ pytestmark = pytest.mark.docker
 REPOSITORY = f"projects/{PROJECT}/locations/europe-west1/repositories/mlflow"
 
 
+def repository(cloud: Cloud) -> None:
+    """Have what `invoke build` and `push` need of a cloud: the repository."""
+    enable(cloud.emulator.cloud, PROJECT, "artifactregistry.googleapis.com")
+    cloud.store["repositories"][REPOSITORY] = {"name": REPOSITORY, "format": "DOCKER"}
+
+
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """A cloud with what `invoke build` needs of it: the repository."""
+    """A cloud with a repository only."""
     assert shutil.which("gcloud"), "these tests need gcloud on PATH: install the Google Cloud CLI"
     made = Cloud(tmp_path_factory.mktemp("cloud"), builder="docker")
     with made.emulator:
-        enable(made.emulator.cloud, PROJECT, "artifactregistry.googleapis.com")
-        made.store["repositories"][REPOSITORY] = {"name": REPOSITORY, "format": "DOCKER"}
+        repository(made)
         yield made
         made.emulator.wipe()
 

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.docker
 START = "main() {\n"
 SECRET = f"projects/{PROJECT}/secrets/"
 ACCOUNT = f"serviceAccount:mlflow-run@{PROJECT}.iam.gserviceaccount.com"
+BUILDER = f"serviceAccount:mlflow-img@{PROJECT}.iam.gserviceaccount.com"
+REPOSITORY = f"projects/{PROJECT}/locations/europe-west1/repositories/mlflow"
 
 
 def fails(cloud: Cloud) -> str:
@@ -27,15 +29,15 @@ def fails(cloud: Cloud) -> str:
 
 
 @contextmanager
-def ungranted(cloud: Cloud, role: str, resource: str) -> Iterator[None]:
-    """Take a role from the service's account for a while."""
+def ungranted(cloud: Cloud, role: str, resource: str, account: str = ACCOUNT) -> Iterator[None]:
+    """Take a role from an account, the service's, for a while."""
     policy = cloud.store["policies"][resource]
-    (binding,) = [b for b in policy["bindings"] if b["role"] == role and ACCOUNT in b["members"]]
-    binding["members"].remove(ACCOUNT)
+    (binding,) = [b for b in policy["bindings"] if b["role"] == role and account in b["members"]]
+    binding["members"].remove(account)
     try:
         yield
     finally:
-        binding["members"].append(ACCOUNT)
+        binding["members"].append(account)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +109,51 @@ def test_without_the_grant_on_the_bucket(deployed: Cloud) -> None:
         said = fails(deployed)
     assert "artifact up" in said
     assert "storage.objects.create" in said
+
+
+BUILDS = {
+    "roles/artifactregistry.writer": (REPOSITORY, "artifactregistry.repositories.uploadArtifacts"),
+    "roles/storage.admin": (f"b/{PROJECT}-mlflow-build", "account does not have access to logs bucket"),
+}
+
+
+@pytest.mark.parametrize("role", BUILDS)
+def test_a_build_without_a_grant_of_its_account(deployed: Cloud, role: str) -> None:
+    resource, words = BUILDS[role]
+    with (
+        deployed.edited("pages/error.html", "</body>", f"<!-- without {role} --></body>"),
+        ungranted(deployed, role, resource, BUILDER),
+    ):
+        said = deployed.invoke("build", code=1)
+    assert words in said
+
+
+def test_the_accounts_have_no_other_role(deployed: Cloud) -> None:
+    """Each of these is taken away in a test above."""
+    found = {
+        (member, resource, binding["role"])
+        for resource, policy in deployed.store["policies"].items()
+        for binding in policy.get("bindings", [])
+        for member in binding["members"]
+        if member in (ACCOUNT, BUILDER)
+    }
+    assert found == {
+        *((ACCOUNT, f"{SECRET}{name}", "roles/secretmanager.secretAccessor") for name in SECRETS),
+        (ACCOUNT, f"projects/{PROJECT}", "roles/cloudsql.client"),
+        (ACCOUNT, f"b/{PROJECT}-mlflow", "roles/storage.objectAdmin"),
+        *((BUILDER, resource, role) for role, (resource, _) in BUILDS.items()),
+    }
+
+
+def test_a_schema_that_is_newer_than_the_image(deployed: Cloud) -> None:
+    known = deployed.sql("select version_num from alembic_version")
+    deployed.sql("update alembic_version set version_num = 'f00'")
+    try:
+        said = fails(deployed)
+    finally:
+        deployed.sql(f"update alembic_version set version_num = '{known}'")
+    assert "gcloud run jobs deploy mlflow-migrate" in said
+    assert "server: the database's schema is newer than this MLflow's" in said
 
 
 def test_a_first_deploy_that_fails_leaves_nothing_in_the_way(deployed: Cloud) -> None:

@@ -11,8 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from docker.types import Mount
 
+from emulator.apis.sqladmin import database
+from emulator.database import GROUP as ROLE
+from emulator.registry import local
 from tests.cloud.conftest import CLIENT_SECRET, PROJECT, SERVICE, USER, Cloud, command_lines
+from tests.test_database import OLDER
 
 pytestmark = pytest.mark.docker
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=5"
@@ -143,6 +148,27 @@ def test_a_deploy_under_load_fails_no_request_and_can_be_taken_back(deployed: Cl
         deployed.invoke("rollback", "--revision", second)
         assert deployed.serving() == second
     deployed.invoke("deploy")
+
+
+def test_an_older_schema_is_upgraded(deployed: Cloud) -> None:
+    """As the MLflow of some releases ago left it, empty."""
+    cloud, version = deployed.emulator.cloud, "select version_num from alembic_version"
+    cloud.run.scale_down(0)
+    newest, sockets = deployed.sql(version), database(cloud, PROJECT, "mlflow").socket_volume
+    deployed.sql(f"drop schema public cascade; create schema public; alter schema public owner to {ROLE}")
+    (revision,) = [f for k, f in deployed.store["run_revisions"].items() if k.endswith(deployed.serving())]
+    cloud.engine.client.containers.run(
+        local(cloud, revision["status"]["imageDigest"]),
+        entrypoint=["python3", "-W", "ignore", "-c", OLDER],
+        environment={"BACKEND_STORE_URI": deployed.secret("mlflow-backend-store-uri")},
+        mounts=[Mount(f"/cloudsql/{PROJECT}:europe-west1:mlflow", sockets)],
+        remove=True,
+    )
+    assert deployed.sql(version) != newest
+    assert deployed.get(SEARCH, user=USER).status_code == 503
+    assert "schema: this MLflow's" in deployed.invoke("migrate")
+    assert deployed.sql(version) == newest
+    assert deployed.get(SEARCH, user=USER).status_code == 200
 
 
 def test_both_addresses_answer(deployed: Cloud) -> None:

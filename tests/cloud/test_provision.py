@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,15 +11,6 @@ from tests.cloud.conftest import CLIENT_SECRET, PROJECT, Cloud, command_lines
 
 pytestmark = pytest.mark.docker
 ACCOUNT = f"serviceAccount:mlflow-run@{PROJECT}.iam.gserviceaccount.com"
-
-
-def state(cloud: Cloud) -> dict[str, Any]:
-    """Return what the cloud holds, without times, tags and passwords."""
-    store = cloud.store._collections
-    found = {
-        name: sorted(rows) for name, rows in store.items() if name not in ("counters", "operations", "tokens")
-    }
-    return {**found, "policies": store.get("policies", {})}
 
 
 def test_from_nothing_then_again(cloud: Cloud) -> None:
@@ -48,12 +38,30 @@ def test_from_nothing_then_again(cloud: Cloud) -> None:
         assert secret not in said
         assert not [text for text in kept if secret in text]
 
-    before = state(cloud)
+    before = cloud.state()
     said = cloud.invoke("provision") + cloud.invoke("secrets")
     assert "creat" not in said
     assert "secret mlflow-oauth2-proxy: unchanged" in said
-    assert state(cloud) == before
+    assert cloud.state() == before
     assert cloud.versions("mlflow-oauth2-proxy") == cloud.versions("mlflow-backend-store-uri") == 1
+
+
+def test_what_is_there_is_protected(cloud: Cloud) -> None:
+    state = cloud.state()
+    for name, seconds in ((f"{PROJECT}-mlflow", 7 * 24 * 3600), (f"{PROJECT}-mlflow-build", 0)):
+        bucket = f"buckets {name}"
+        assert state[f"{bucket} location"] == "EUROPE-WEST1"
+        assert state[f"{bucket} softDeletePolicy retentionDurationSeconds"] == str(seconds)
+        assert state[f"{bucket} iamConfiguration publicAccessPrevention"] == "enforced"
+        assert state[f"{bucket} iamConfiguration uniformBucketLevelAccess enabled"] is True
+    (instance,) = cloud.store["sql_instances"].values()
+    settings, backup = instance["settings"], instance["settings"]["backupConfiguration"]
+    assert (backup["enabled"], backup["pointInTimeRecoveryEnabled"]) == (True, True)
+    assert settings["deletionProtectionEnabled"] is True
+    assert settings["connectorEnforcement"] == "REQUIRED"
+    assert "authorizedNetworks" not in settings["ipConfiguration"]
+    accounts = {name for name in state if name.startswith("service_accounts mlflow-") and " email" in name}
+    assert len(accounts) == 2
 
 
 def test_who_may_enter_changes_by_a_new_version(cloud: Cloud) -> None:

@@ -8,6 +8,7 @@ from deployment.cloud import federation, provision, run
 from deployment.cloud.gcloud import Gcloud
 from deployment.cloud.provision import Item
 from deployment.cloud.resources import Resources
+from deployment.cloud.secret import describe_argv
 
 Say = Callable[[str], None]
 
@@ -51,7 +52,7 @@ def items(resources: Resources, *, data: bool) -> list[Item]:
 
 def secret(name: str) -> Item:
     """Return a secret with all its versions."""
-    return Item(f"secret {name}", ("secrets", "describe", name), (), (("secrets", "delete", name),))
+    return Item(f"secret {name}", tuple(describe_argv(name)), (), (("secrets", "delete", name),))
 
 
 def revocations(resources: Resources) -> list[list[str]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -20,6 +22,8 @@ SIDE_BY_SIDE = 8
 Argv = Sequence[str]
 # How gcloud 528 says that something is not there: each of its command groups has words of its own.
 MISSING = ("NOT_FOUND", "not found", "HTTPError 404", "does not exist", "Cannot find")
+# Some show Google's whole answer, of which its message is enough.
+ANSWER = re.compile(r'HttpError accessing <.*?"message": ("(?:[^"\\]|\\.)*")', re.DOTALL)
 
 
 class Gcloud:
@@ -93,12 +97,7 @@ class Gcloud:
             account: that it impersonates.
             audience: whom a service account's token is for; gcloud makes a person's for itself only.
         """
-        argv = ["auth", "print-identity-token"]
-        if account:
-            argv += [f"--impersonate-service-account={account}", "--include-email"]
-        if audience:
-            argv += [f"--audiences={audience}"]
-        return self.run(argv)
+        return self.run(identity_token_argv(account, audience))
 
     def line(self, argv: Argv) -> str:
         """Return the command as one would type it."""
@@ -113,8 +112,21 @@ class Gcloud:
         return result
 
 
+def identity_token_argv(account: str, audience: str) -> list[str]:
+    """Return the command that prints an identity token; identity_token() says of whom and for whom."""
+    argv = ["auth", "print-identity-token"]
+    if account:
+        argv += [f"--impersonate-service-account={account}", "--include-email"]
+    if audience:
+        argv += [f"--audiences={audience}"]
+    return argv
+
+
 def reason(errors: str) -> str:
     """Return gcloud's own words, without its advice on updates and surveys."""
+    answer = ANSWER.search(errors)
+    if answer:
+        return f"  {json.loads(answer[1])}"
     lines = [line for line in errors.partition("- '@type'")[0].splitlines() if line.strip()]
     wanted = [n for n, line in enumerate(lines) if line.startswith("ERROR:")]
     return "\n".join(f"  {line}" for line in lines[wanted[0] if wanted else -5 :][:12])

@@ -22,9 +22,9 @@ class Secrets:
 
     def read(self, name: str) -> str | None:
         """Return the newest version's content, or None where there is none."""
-        if not self.gcloud.describes(["secrets", "versions", "describe", "latest", f"--secret={name}"]):
+        if not self.gcloud.describes(newest_argv(name)):
             return None
-        return self.gcloud.run(["secrets", "versions", "access", "latest", f"--secret={name}"])
+        return self.gcloud.run(access_argv(name))
 
     def needed(self, name: str) -> str:
         """Return the newest version's content.
@@ -50,7 +50,7 @@ class Secrets:
             self.say(f"secret {name}: unchanged")
             return False
         with private_file(content) as path:
-            self.gcloud.run(["secrets", "versions", "add", name, f"--data-file={path}"])
+            self.gcloud.run(add_argv(name, str(path)))
         self.say(f"secret {name}: new version")
         return True
 
@@ -78,7 +78,7 @@ class Secrets:
         Raises:
             DeploymentError: gcloud refused.
         """
-        if not self.gcloud.describes(["secrets", "describe", name]):
+        if not self.gcloud.describes(describe_argv(name)):
             self.gcloud.run(create(self.resources, name))
         self.gcloud.run(grant(self.resources, name))
 
@@ -86,6 +86,21 @@ class Secrets:
 def newest_argv(name: str) -> list[str]:
     """Return the command that shows a secret's newest version: its number's name and when it was made."""
     return ["secrets", "versions", "describe", "latest", f"--secret={name}", "--format=json"]
+
+
+def access_argv(name: str) -> list[str]:
+    """Return the command that prints a secret's newest version."""
+    return ["secrets", "versions", "access", "latest", f"--secret={name}"]
+
+
+def add_argv(name: str, file: str) -> list[str]:
+    """Return the command that makes a file's content a secret's newest version."""
+    return ["secrets", "versions", "add", name, f"--data-file={file}"]
+
+
+def describe_argv(name: str) -> list[str]:
+    """Return the command that shows a secret, whether it has a version or not."""
+    return ["secrets", "describe", name]
 
 
 def create(resources: Resources, name: str) -> list[str]:

@@ -253,6 +253,12 @@ class Service:
             return self.gcloud.identity_token(audience=audience)
         return os.environ.get("MLFLOW_TRACKING_TOKEN", "")
 
+    def people_have(self) -> str:
+        """Say what people's tokens are, where gcloud's are not taken."""
+        if self.resources.settings.identity_provider == "github":
+            return "GitHub gives people no identity token; only service accounts in `allowed` have one"
+        return "people's identity tokens are your provider's"
+
     def prove(self, url: str, token: str) -> list[Step]:
         """Run the smoke test, as the holder of a token; in a dry run nothing."""
         return [] if self.gcloud.dry else Smoke(url, token).run()

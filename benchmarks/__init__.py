@@ -1,0 +1,1 @@
+"""What the service costs, side by side with MLflow as `mlflow server` starts it: `nox -s bench`."""

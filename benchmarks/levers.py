@@ -1,0 +1,83 @@
+"""Each thing that makes the service fast or small, taken out by itself: what it is worth.
+
+A lever is the edits of a rendered project that take it out; of the result an image is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Lever:
+    """What it is, the measure that shows it, and the edits that take it out: file, old text, new text."""
+
+    name: str
+    measure: str
+    edits: tuple[tuple[str, str, str], ...]
+
+
+MAIN, APP, STORE = (f"server/{name}.py" for name in ("__main__", "app", "store"))
+LEVERS = (
+    Lever(
+        "MLflow's modules imported when they are used",
+        "start",
+        # But for the two that are not there: the gateway, which is closed, names them.
+        (
+            (
+                "server/lazy.py",
+                'return "protobuf" not in name and',
+                'return name in ("numpy", "pandas") and',
+            ),
+        ),
+    ),
+    Lever(
+        "FastAPI when a request needs it, Flask for the others",
+        "start",
+        ((APP, 'scope["path"].startswith(NATIVE)', "True"),),
+    ),
+    Lever(
+        "the schema's revision known from the build, no Alembic",
+        "start",
+        (
+            ("Dockerfile", "mv /tmp/revision /app/server/schema-revision", "rm /tmp/revision"),
+            (STORE, "        utils._verify_schema = check_schema", "        #"),
+        ),
+    ),
+    Lever("no garbage collection while importing", "start", ((MAIN, "    gc.disable()", "    #"),)),
+    Lever("bytecode that is not checked", "start", (("Dockerfile", "unchecked-hash", "timestamp"),)),
+    Lever(
+        "the UI's files looked at when asked for", "start", ((APP, "autorefresh=True", "autorefresh=False"),)
+    ),
+    Lever(
+        "the UI compressed when the image is built",
+        "click",
+        (("Dockerfile", "-m servestatic.compress", "-m compileall -l -q #"),),
+    ),
+    Lever(
+        "sources of other packages than MLflow left out",
+        "size",
+        (("Dockerfile", " && xargs rm </build/sources \\\n", ""),),
+    ),
+    Lever("shared libraries without symbols", "size", (("Dockerfile", "strip --strip-unneeded", "true"),)),
+    Lever(
+        "uvloop and httptools",
+        "load",
+        ((MAIN, 'loop="uvloop"', 'loop="asyncio"'), (MAIN, 'http="httptools"', 'http="h11"')),
+    ),
+)
+
+
+def take_out(lever: Lever, project: Path) -> None:
+    """Take a lever out of a rendered project.
+
+    Raises:
+        ValueError: it is no longer where it was.
+    """
+    for name, old, new in lever.edits:
+        file = project / name
+        text = file.read_text()
+        if old not in text:
+            raise ValueError(f"{name} no longer has {old!r}")
+        file.write_text(text.replace(old, new))

@@ -1,0 +1,1 @@
+"""Each protection taken out of a project, to see the tests that it is claimed by fail."""
