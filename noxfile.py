@@ -53,12 +53,12 @@ def cloud(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def access(session: nox.Session) -> None:
-    """Programs and other providers' people at the deployed service: tokens, trainings, who may enter."""
+    """People of other providers, programs, their tokens: at the deployed service and at a local stack."""
     if shutil.which("gcloud") is None:
         session.skip("needs gcloud: https://cloud.google.com/sdk/docs/install")
     install(session)
     session.run("invoke", "images", "--registry", external=True)
-    session.run("pytest", *TWO, *ACCESS, *session.posargs)
+    session.run("pytest", *TWO, *ACCESS, "tests/test_access.py", *session.posargs)
 
 
 @nox.session(default=False)

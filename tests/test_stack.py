@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
+from benchmarks import statements
 from tests.local import Local
 
 pytestmark = pytest.mark.docker
@@ -620,6 +622,23 @@ def test_the_connections_stay_within_the_pool(local: Local) -> None:
         held = [local.sql(connections) for _ in range(10)]
         assert set(answers) == {200}
     assert max(int(row[0][0]) for row in held) <= 5  # what the settings give the one process
+
+
+def test_a_metric_costs_eight_statements(client: MlflowClient, local: Local, run: str) -> None:
+    """Each is a way to the database and back, whichever of the pool's connections is next."""
+    client.log_metric(run, "m", 0.0, step=0)
+    with statements.heard(local.container("database")) as found:
+        for step in range(1, 11):
+            client.log_metric(run, "m", float(step), step=step)
+    assert Counter(" ".join(statement.split()[:3]) for statement in found) == {
+        "SELECT 1": 10,  # does the connection live?
+        "BEGIN": 10,
+        "SELECT runs.run_uuid AS": 10,
+        "INSERT INTO metrics": 10,
+        "SELECT latest_metrics.key AS": 20,
+        "UPDATE latest_metrics SET": 10,
+        "COMMIT": 10,
+    }
 
 
 def test_restart_keeps_everything(client: MlflowClient, local: Local, run: str, tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ class Instance:
         """Notice the container's end, and log it as Cloud Run does unless it was asked for."""
         self.exit_code = int(self._container.wait()["StatusCode"])
         self._launcher.drain(self._container)
-        self._container.reload()
         if not self.stopping:
+            self._container.reload()
             if self._container.attrs["State"]["OOMKilled"]:
                 megabytes = self.workload.memory // 1024**2
                 advice = "Consider increasing the memory limit."

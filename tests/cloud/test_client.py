@@ -18,61 +18,13 @@ import pytest
 
 from emulator.apis import forges
 from emulator.apis.control import register_client
+from tests import programs
 from tests.cloud.conftest import PROJECT, SERVICE, USER, Cloud, ensure_deployed
+from tests.programs import RUN, TRAINING, TRAINING_FILE, install_client
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]  # the first one deploys
 TRAINER = f"trainer@{PROJECT}.iam.gserviceaccount.com"
 IMPERSONATION = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{}:generateAccessToken"
-RUN = """
-import sys, mlflow
-mlflow.set_experiment("programs")
-with mlflow.start_run() as run:
-    mlflow.log_metric("m", 0.5)
-print(run.info.run_id)
-"""
-# Threads, then processes made while they run: each logs until the time is over, and tells how far it came.
-TRAINING = """
-import json, multiprocessing, sys, threading, time
-import mlflow
-
-SECONDS, run = float(sys.argv[1]), sys.argv[2]
-
-def train(name, threads, queue):
-    counts, failed = {}, []
-    client, end = mlflow.MlflowClient(), time.monotonic() + SECONDS
-    def log(key):
-        try:
-            while time.monotonic() < end:
-                step = counts.get(key, 0)
-                client.log_metric(run, key, step, step=step)
-                counts[key] = step + 1
-                time.sleep(0.1)
-        except Exception as error:
-            failed.append(str(error))
-    working = [threading.Thread(target=log, args=(f"{name}-{n}",)) for n in range(threads)]
-    for thread in working:
-        thread.start()
-    for thread in working:
-        thread.join()
-    queue.put((counts, failed))
-
-if __name__ == "__main__":
-    queue = multiprocessing.get_context("spawn").Queue()
-    main = threading.Thread(target=train, args=("main", 16, queue))
-    main.start()
-    time.sleep(1)
-    children = [
-        multiprocessing.get_context(method).Process(target=train, args=(f"{method}{n}", 3, queue))
-        for method, number in (("fork", 4), ("spawn", 2))
-        for n in range(number)
-    ]
-    for child in children:
-        child.start()
-    print(json.dumps([queue.get(timeout=SECONDS + 60) for _ in range(len(children) + 1)]))
-    for child in children:
-        child.join()
-    main.join()
-"""
 
 
 @dataclass
@@ -102,15 +54,7 @@ class Program:
         self, script: str, variables: Mapping[str, str], *arguments: str, user: str = USER, code: int = 0
     ) -> str:
         """Run a program, which must end with this exit code; return its last line, of its errors if any."""
-        done = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            env=self.environment(user, variables),
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        return (done.stderr if code else done.stdout).strip().splitlines()[-1]
+        return programs.python(script, self.environment(user, variables), *arguments, code=code)
 
     def metrics(self, run: str) -> dict[str, float]:
         """Return a run's metrics, asked by a person."""
@@ -160,17 +104,13 @@ def program(_session_cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> 
     """The client as pip installs it; the trainer may enter, and the user may be it."""
     deployed = ensure_deployed(_session_cloud)
     folder = tmp_path_factory.mktemp("program")
-    source = deployed.project / "client"
-    subprocess.run(["uv", "build", "--quiet", "--wheel", "--out-dir", str(folder), str(source)], check=True)
-    (wheel,) = folder.glob("*.whl")
-    install = ["uv", "pip", "install", "--quiet", "--no-deps", "--target", str(folder / "site"), str(wheel)]
-    subprocess.run(install, check=True)
+    site, wheel = install_client(deployed.project / "client", folder)
     accounts = ("iam", "service-accounts")
     as_documented(deployed, "### From a program on Google Cloud")
     deployed.gcloud(*accounts, "keys", "create", str(folder / "key.json"), f"--iam-account={TRAINER}")
     member, role = f"--member=user:{USER}", "--role=roles/iam.serviceAccountTokenCreator"
     deployed.gcloud(*accounts, "add-iam-policy-binding", TRAINER, member, role)
-    yield Program(deployed, folder / "site", wheel, folder / "key.json")
+    yield Program(deployed, site, wheel, folder / "key.json")
     deployed.invoke("access", "--remove", TRAINER)
     deployed.gcloud(*accounts, "delete", TRAINER, "--quiet")
 
@@ -333,15 +273,6 @@ def test_a_training_longer_than_its_tokens_loses_nothing(program: Program) -> No
         path = f"/api/2.0/mlflow/metrics/get-history?run_id={run}&metric_key={name}&max_results=10000"
         history = program.cloud.get(path, user=USER).json()["metrics"]
         assert sorted(metric["value"] for metric in history) == list(range(count))
-
-
-# A spawned process imports the program's file.
-TRAINING_FILE = """
-import os, runpy, sys, tempfile
-path = os.path.join(tempfile.mkdtemp(), "training.py")
-open(path, "w").write(os.environ["TRAINING"])
-os.execv(sys.executable, [sys.executable, path, *sys.argv[1:]])
-"""
 
 
 # Refusals --------------------------------------------------------------------------------------------

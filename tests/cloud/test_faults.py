@@ -107,8 +107,9 @@ PUSHES = [
     "docker.login",
     "docker.manifests.put",
 ]
-# What the engine asks unsigned, and for layers that are not there yet; what gcloud asks when a job failed.
-BESIDE = {"", "docker.blobs.post", "run.namespaces.executions.list"}
+# What the engine asks unsigned, for layers that are not there yet, and where HEAD is refused; what gcloud
+# asks when a job failed.
+BESIDE = {"", "docker.blobs.post", "docker.manifests.get", "run.namespaces.executions.list"}
 ACCOUNT = f"mlflow-run@{PROJECT}.iam.gserviceaccount.com"
 CHANGES = (
     "provision",

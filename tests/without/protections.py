@@ -1,6 +1,6 @@
 """What is ours of the protections in docs/security.md: the edit that takes each out, and who must notice.
 
-What OAuth2-Proxy, Go and MLflow do by themselves cannot be taken out by an edit here; docs/security.md says
+No edit here takes out what OAuth2-Proxy, Go, MLflow and Requests do by themselves; docs/security.md says
 which these are.
 """
 
@@ -29,6 +29,7 @@ class Protection:
 CFG, START, DOCKERFILE = "oauth2-proxy.cfg", "start.sh", "Dockerfile"
 PROXY, SETTINGS = "deployment/proxy.py", "deployment/settings.py"
 CLOSED, PREFLIGHT = "server/closed.py", "server/preflight.py"
+AUTH, TOKENS = (f"client/mlflow_google_auth/{name}.py" for name in ("auth", "tokens"))
 # The image would not start with an open configuration.
 UNCHECKED: Edit = (PREFLIGHT, "    problems = open_settings(config)\n", "    problems = []\n")
 
@@ -183,5 +184,17 @@ PROTECTIONS = {
     "the pipeline's trust is one repository and branch": Protection(
         (("deployment/cloud/federation.py", "for name, value in claims)", "for name, value in claims[:1])"),),
         ("test_federation.py::test_what_is_created", "test_federation.py::test_gitlab"),
+    ),
+    "a program's token goes to its service only": Protection(
+        ((AUTH, "        if to != self._allowed:\n", "        if False:\n"),),
+        ("test_client.py::test_not_to_another_server",),
+    ),
+    "a program's token goes by https only": Protection(
+        ((AUTH, 'if not to.startswith("https://") and', "if False and"),),
+        ("test_client.py::test_not_in_clear",),
+    ),
+    "a program's token is told to nobody": Protection(
+        ((TOKENS, 'return f"{whose}, by', 'return f"{self.value}, by'),),
+        ("test_client.py::test_not_into_logs_and_messages",),
     ),
 }
