@@ -15,7 +15,7 @@ from benchmarks import measures, report
 from benchmarks.levers import LEVERS
 from benchmarks.stage import Stage, Subject
 
-MEASURES = ("start", "click", "load", "client", "local-up", "levers")
+MEASURES = ("start", "click", "load", "client", "statements", "local-up", "levers")
 
 
 def main() -> None:
@@ -58,6 +58,9 @@ def run(wanted: tuple[str, ...] | list[str], rounds: int, scale: float) -> dict[
             results["client"] = in_turn(
                 rounds, [service], lambda s: measures.log_metric(stage, s, int(500 * scale))
             )
+        if "statements" in wanted:
+            # Counted, not timed: once is enough.
+            results["statements"] = in_turn(1, [service, one], lambda s: measures.statements(stage, s))
         if "levers" in wanted:
             results["levers"] = levers(stage, service, rounds, scale)
         if "local-up" in wanted:

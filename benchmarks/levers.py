@@ -18,7 +18,7 @@ class Lever:
     edits: tuple[tuple[str, str, str], ...]
 
 
-MAIN, APP, STORE = (f"server/{name}.py" for name in ("__main__", "app", "store"))
+MAIN, APP, LAZY, STORE = (f"server/{name}.py" for name in ("__main__", "app", "lazy", "store"))
 LEVERS = (
     Lever(
         "MLflow's modules imported when they are used",
@@ -26,11 +26,21 @@ LEVERS = (
         # But for the two that are not there: the gateway, which is closed, names them.
         (
             (
-                "server/lazy.py",
+                LAZY,
                 'return "protobuf" not in name and',
                 'return name in ("numpy", "pandas") and',
             ),
         ),
+    ),
+    Lever(
+        "builders of URLs compiled when one is called",
+        "start",
+        ((LAZY, "\n    _defer_url_builders()", "\n    #"),),
+    ),
+    Lever(
+        "the preflight's imports when they are used",
+        "start",
+        (("start.sh", "python3 -X lazy_imports=all -m server.preflight", "python3 -m server.preflight"),),
     ),
     Lever(
         "FastAPI when a request needs it, Flask for the others",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import browser
-from benchmarks.stage import CLIENT_CPU, Stage, Subject, quiet, used
+from benchmarks.stage import CLIENT_CPU, SEARCH, Stage, Subject, quiet, used
+from benchmarks.statements import heard
 
 KINDS = {"experiments/search": 800, "log-metric": 800, "log-batch": 120}
 CONNECTIONS = 8
@@ -130,6 +131,45 @@ def log_metric(stage: Stage, subject: Subject, count: int) -> Numbers:
         "median_ms": statistics.median(seconds) * 1000,
         "p99_ms": seconds[int(len(seconds) * 0.99)] * 1000,
     }
+
+
+def statements(stage: Stage, subject: Subject) -> Numbers:
+    """Return how many statements a start takes, its first answer included, and a request of each kind.
+
+    Of each kind the second request counts: the first may load what is lazy.
+    """
+    database = stage.engine.containers.get(stage.layout.name("database"))
+    found: Numbers = {}
+    with heard(database) as at_start, stage.running(subject) as container:
+        stage.answer(container)
+    found["a start, on a database that is there"] = len(at_start)
+    with stage.running(subject) as container:
+        stage.answer(container)
+        experiment = stage.ask("POST", "experiments/create", {"name": f"statements-{time.time_ns()}"})
+        made = stage.ask("POST", "runs/create", experiment)
+        run = made["run"]["info"]["run_id"]
+        for step in range(2):
+            point = {"value": float(step), "timestamp": step, "step": step}
+            batch = [{"key": f"m{number}", **point} for number in range(100)]
+            requests: dict[str, tuple[str, str, Any]] = {
+                "experiments/search": ("GET", SEARCH, None),
+                "runs/create": ("POST", "runs/create", experiment),
+                "log-metric": ("POST", "runs/log-metric", {"run_id": run, "key": "m", **point}),
+                "log-batch of 100 metrics": ("POST", "runs/log-batch", {"run_id": run, "metrics": batch}),
+                "log-parameter": (
+                    "POST",
+                    "runs/log-parameter",
+                    {"run_id": run, "key": f"p{step}", "value": "1"},
+                ),
+                "runs/get": ("GET", f"runs/get?run_id={run}", None),
+                "runs/search": ("POST", "runs/search", {"experiment_ids": [experiment["experiment_id"]]}),
+            }
+            for name, request in requests.items():
+                with heard(database) as sent:
+                    stage.ask(*request)
+                found[name] = len(sent)
+        stage.ask("POST", "experiments/delete", experiment)
+    return found
 
 
 def local_up(stage: Stage) -> Numbers:

@@ -19,6 +19,7 @@ NEEDS: dict[str, set[str]] = {
     "starts": {"start"},
     "where": {"start", "where"},
     "levers": {"levers"},
+    "statements": {"statements"},
     "money": {"start", "click"},
     "missed": {"click", "load"},
 }
@@ -126,6 +127,16 @@ def levers(results: Results) -> str:
     return "\n".join(rows)
 
 
+def statements(results: Results) -> str:
+    """Return what a start and each kind of request take in statements, in Markdown."""
+    subjects = list(results["statements"])
+    rows = [f"| | {' | '.join(subjects)} |", "|---|" + "---|" * len(subjects)]
+    for name in results["statements"][subjects[0]][0]:
+        counts = (f"{results['statements'][subject][0][name]:.0f}" for subject in subjects)
+        rows.append(f"| {name} | {' | '.join(counts)} |")
+    return "\n".join(rows)
+
+
 def against(results: Results, last: Results | None) -> str:
     """Return how this run's goals compare with those of the last one kept; "" when there is none."""
     if last is None:
@@ -170,6 +181,7 @@ def filled(text: str, results: Results) -> str:
         "money": money,
         "missed": missed,
         "levers": levers,
+        "statements": statements,
         "machine": said,
     }
     for name, table in tables.items():

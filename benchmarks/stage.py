@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import copier
 import docker
@@ -35,7 +36,7 @@ SERVICE, PORT = "mlflow-benchmark", 27180
 SERVER_CPU, CLIENT_CPU = "0", "1"
 # What `mlflow server` is to find at its defaults
 OWN_SETTINGS = ("MLFLOW_SERVE_ARTIFACTS", "MLFLOW_WORKERS", "MLFLOW_SQLALCHEMYSTORE_")
-SEARCH = "/api/2.0/mlflow/experiments/search?max_results=5"
+SEARCH = "experiments/search?max_results=5"
 DEADLINE = 300.0  # seconds for a start
 
 
@@ -173,20 +174,33 @@ class Stage:
         finally:
             container.remove(force=True)
 
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask MLflow's API once, with a token, and return its answer.
+
+        Raises:
+            urllib.error.HTTPError: it answers with an error.
+            OSError: it does not answer.
+        """
+        request = urllib.request.Request(
+            f"{self.layout.url}/api/2.0/mlflow/{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=120) as got:
+            return json.load(got)
+
     def answer(self, container: Container) -> None:
         """Ask with a token until the API answers.
 
         Raises:
             RuntimeError: the container ended, or does not answer.
         """
-        url = self.layout.url + SEARCH
-        headers = {"Authorization": f"Bearer {self.token}"}
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             try:
-                with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=120) as got:
-                    json.load(got)
-                    return
+                self.ask("GET", SEARCH)
+                return
             except urllib.error.HTTPError as error:
                 if error.code < 500:  # noqa: PLR2004
                     raise

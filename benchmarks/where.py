@@ -26,10 +26,10 @@ def mark(name: str) -> None:
 from server import closed, lazy, store, threads  # noqa: E402
 from server.environment import mlflow_environment  # noqa: E402
 
-lazy.install()
 gc.disable()
+lazy.install()
 os.environ.update(mlflow_environment(os.environ))
-mark("server/ itself")
+mark("server/ itself, and Werkzeug")
 import sqlalchemy.orm  # noqa: E402
 
 sqlalchemy.orm.sessionmaker  # noqa: B018
@@ -53,7 +53,7 @@ app = application(threads.database_threads(os.environ))
 mark("MLflow's Flask app and its 400 rules")
 uvicorn.Config(app, lifespan="off", loop="uvloop", http="httptools").load()
 mark("uvicorn")
-subprocess.run([sys.executable, "-m", "server.preflight"], check=True)
+subprocess.run([sys.executable, "-X", "lazy_imports=all", "-m", "server.preflight"], check=True)
 children = resource.getrusage(resource.RUSAGE_CHILDREN)
 found["the preflight: configuration, token issuers"] = children.ru_utime + children.ru_stime
 print(json.dumps(found))

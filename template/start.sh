@@ -36,7 +36,7 @@ verify_environment() {
 }
 
 # The configuration's open settings and the token issuers; see server/preflight.py.
-preflight() { python3 -m server.preflight; }
+preflight() { python3 -X lazy_imports=all -m server.preflight; }
 
 start_mlflow() { exec python3 -m server; }
 

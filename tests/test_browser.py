@@ -95,6 +95,21 @@ def test_the_ui_can_write(page: Page, local: Local) -> None:
     assert page.evaluate(script, "made by the page") == 200
 
 
+def test_the_page_asks_at_once_for_what_its_first_view_needs(page: Page, local: Local) -> None:
+    """By links, each of them used; and nothing of the view is asked for later."""
+    sign_in(page, local, "alice@example.com")
+    page.goto("about:blank")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{local.url}/#/experiments")
+    expect(page.get_by_role("link", name="Default")).to_be_visible()
+    linked = page.eval_on_selector_all("link[rel=preload]", "links => links.map(link => link.href)")
+    assert f"{local.url}/ajax-api/3.0/mlflow/server-info" in linked
+    assert len(linked) > 1
+    assert [url for url in linked if asked.count(url) != 1] == []
+    assert [url for url in asked if ".chunk." in url and url not in linked] == []
+
+
 def test_the_cookie_is_bound_to_the_host_and_out_of_reach(page: Page, local: Local) -> None:
     sign_in(page, local, "alice@example.com")
     expect(page).to_have_url(f"{local.url}/")

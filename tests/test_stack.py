@@ -413,31 +413,44 @@ for folder in ("/opt/venv/lib", "/app/server"):
     assert output.decode().splitlines() == ["True {} []"] * 2
 
 
-def test_only_what_requests_need_is_imported(local: Local) -> None:
-    """Until the first request, and after it."""
+def test_a_start_does_only_what_requests_need(local: Local) -> None:
+    """The server's own start, but for its serving; then one request."""
     script = """
-import asyncio, os, sys
-from server import closed, lazy, store
-lazy.install()
-from server.environment import mlflow_environment
-os.environ.update(mlflow_environment(os.environ))
-store.open_stores(os.environ["BACKEND_STORE_URI"], "gs://bucket")
-from server.app import application
-closed.close_storage()
-app = application(4)
+import asyncio, gc, json, os, runpy, sys, uvicorn
+
+HEAVY = {"alembic", "fastapi", "google.cloud.storage", "graphene", "numpy", "pandas"}
+SCOPE = {"type": "http", "method": "GET", "path": "/api/2.0/mlflow/experiments/search", "http_version": "1.1",
+         "query_string": b"max_results=5", "scheme": "http",
+         "headers": [(b"host", os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"].encode())]}
 sent = []
 async def receive(): return {"type": "http.request", "body": b""}
 async def send(message): sent.append(message)
-scope = {"type": "http", "method": "GET", "path": "/api/2.0/mlflow/experiments/search", "http_version": "1.1",
-         "query_string": b"max_results=5", "scheme": "http",
-         "headers": [(b"host", os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"].encode())]}
-asyncio.run(app(scope, receive, send))
-heavy = {"alembic", "fastapi", "google.cloud.storage", "graphene", "numpy", "pandas", "uvicorn.supervisors"}
-print(sent[0]["status"], sorted(heavy & set(sys.modules)))
+
+def run(self):
+    import mlflow.server
+    rules = list(mlflow.server.app.url_map.iter_rules())
+    found = {"heavy": sorted(HEAVY & set(sys.modules)), "collecting": gc.isenabled(),
+             "frozen": gc.get_freeze_count() > 100_000,
+             "builders": {rule._build.__func__.__module__ for rule in rules} == {"server.lazy"},
+             "url": mlflow.server.app.url_map.bind("here").build("serve_artifacts")}
+    asyncio.run(self.config.app(SCOPE, receive, send))
+    found |= {"status": sent[0]["status"], "heavy after it": sorted(HEAVY & set(sys.modules))}
+    print(json.dumps(found))
+
+uvicorn.Server.run = run
+runpy.run_module("server", run_name="__main__")
 """
     code, output = local.container("mlflow").exec_run(["python3", "-W", "ignore", "-c", script])
     assert code == 0, output
-    assert output.decode().splitlines()[-1] == "200 []"
+    assert json.loads(output.decode().splitlines()[-1]) == {
+        "heavy": [],
+        "collecting": True,
+        "frozen": True,
+        "builders": True,
+        "url": "/get-artifact",
+        "status": 200,
+        "heavy after it": [],
+    }
 
 
 def test_what_the_server_never_uses_is_not_in_the_image(local: Local) -> None:

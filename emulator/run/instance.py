@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
 import threading
@@ -9,6 +10,8 @@ import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from docker.errors import NotFound
 
 from emulator.engine import address, discard
 from emulator.run.container import PERIOD, Launcher, StartError
@@ -143,14 +146,18 @@ class Instance:
         self.exit_code = int(self._container.wait()["StatusCode"])
         self._launcher.drain(self._container)
         if not self.stopping:
-            self._container.reload()
-            if self._container.attrs["State"]["OOMKilled"]:
-                megabytes = self.workload.memory // 1024**2
-                advice = "Consider increasing the memory limit."
-                self.log("ERROR", f"Memory limit of {megabytes} MiB exceeded. {advice}")
-            self.log("WARNING", f"Container called exit({self.exit_code}).")
+            with contextlib.suppress(NotFound):  # it went with the whole cloud
+                self._log_end()
         self.ended.set()
         self._cloud.run.ended(self)
+
+    def _log_end(self) -> None:
+        self._container.reload()
+        if self._container.attrs["State"]["OOMKilled"]:
+            megabytes = self.workload.memory // 1024**2
+            advice = "Consider increasing the memory limit."
+            self.log("ERROR", f"Memory limit of {megabytes} MiB exceeded. {advice}")
+        self.log("WARNING", f"Container called exit({self.exit_code}).")
 
     def log(self, severity: str, text: str) -> None:
         """Write an entry of Cloud Run's own about this instance."""

@@ -22,8 +22,8 @@ def main(argv: list[str]) -> int:
         return 1
     # MLflow's own concern, at every start: it serves Flask through Starlette's adapter.
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
-    lazy.install()
     gc.disable()  # until all is imported: nothing of it is garbage
+    lazy.install()
     os.environ.update(mlflow_environment(os.environ))
     uri = os.environ["BACKEND_STORE_URI"]
 

@@ -1,4 +1,4 @@
-"""Make the imports of MLflow's own modules lazy (PEP 810): a start imports what it needs, no more.
+"""What a start leaves until it is needed: MLflow's own imports (PEP 810), and Werkzeug's builders of URLs.
 
 Alembic, graphene, google-cloud-storage and aiohttp then load when a request first needs them.
 """
@@ -6,6 +6,9 @@ Alembic, graphene, google-cloud-storage and aiohttp then load when a request fir
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 
 def is_lazy(importer: str, name: str, fromlist: tuple[str, ...] | None) -> bool:
@@ -22,6 +25,30 @@ def is_lazy(importer: str, name: str, fromlist: tuple[str, ...] | None) -> bool:
 
 
 def install() -> None:
-    """Switch lazy imports on for this process. Call it before MLflow is imported."""
+    """Let both wait, in this process. Call it before MLflow is imported."""
     sys.set_lazy_imports_filter(is_lazy)  # type: ignore[attr-defined]  # Python 3.15
     sys.set_lazy_imports("all")  # type: ignore[attr-defined]
+    _defer_url_builders()
+
+
+def _defer_url_builders() -> None:
+    """Have Werkzeug compile what builds a rule's URL when that is first called.
+
+    It compiles two functions for each of MLflow's 400 rules, a tenth of a start; a request matches a rule,
+    and hardly ever builds a URL.
+    """
+    from werkzeug.routing.rules import Rule
+
+    compiled = Rule._compile_builder
+
+    def deferred(self: Rule, append_unknown: bool = True) -> Callable[..., Any]:
+        @cache
+        def builder() -> Callable[..., Any]:
+            return compiled(self, append_unknown)
+
+        def build(rule: Rule, /, **values: Any) -> Any:
+            return builder()(rule, **values)
+
+        return build
+
+    Rule._compile_builder = deferred  # type: ignore[method-assign]

@@ -108,8 +108,11 @@ PUSHES = [
     "docker.manifests.put",
 ]
 # What the engine asks unsigned, for layers that are not there yet, and where HEAD is refused; what gcloud
-# asks when a job failed.
-BESIDE = {"", "docker.blobs.post", "docker.manifests.get", "run.namespaces.executions.list"}
+# asks when a job failed, or a service is not found.
+BESIDE = {
+    *("", "docker.blobs.post", "docker.manifests.get"),
+    *("run.namespaces.executions.list", "run.projects.locations.list"),
+}
 ACCOUNT = f"mlflow-run@{PROJECT}.iam.gserviceaccount.com"
 CHANGES = (
     "provision",
