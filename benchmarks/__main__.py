@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measures, report
-from benchmarks.levers import LEVERS
+from benchmarks.levers import LEVERS, TRIED
 from benchmarks.stage import Stage, Subject
 
 MEASURES = ("start", "click", "load", "client", "statements", "local-up", "levers")
@@ -79,7 +79,7 @@ def in_turn(rounds: int, subjects: list[Subject], measure: Callable[[Subject], A
 
 
 def levers(stage: Stage, service: Subject, rounds: int, scale: float) -> dict[str, Any]:
-    """Measure the service without each lever, in turn with the service as it is."""
+    """Measure the service without each lever, and with what was tried, in turn with the service as it is."""
     by: dict[str, Callable[[Subject], Any]] = {
         "start": lambda s: measures.start(stage, s),
         "click": lambda s: measures.first_click(stage, s),
@@ -88,7 +88,7 @@ def levers(stage: Stage, service: Subject, rounds: int, scale: float) -> dict[st
     }
     found = {}
     for name, measure in by.items():
-        without_one = [stage.without(lever) for lever in LEVERS if lever.measure == name]
+        without_one = [stage.without(lever) for lever in (*LEVERS, *TRIED) if lever.measure == name]
         found[name] = in_turn(1 if name == "size" else rounds, [service, *without_one], measure)
     return found
 

@@ -21,6 +21,7 @@ from tests.test_browser import ARGUMENTS, chromium_path
 LINK = {"offline": False, "latency": 40, "downloadThroughput": 20e6 / 8, "uploadThroughput": 20e6 / 8}
 EXPERIMENT = "the first experiment"
 PATIENCE = 90_000  # ms
+DISCOVERY = "/.well-known/openid-configuration"  # of the provider, whose port is the service's next
 STEP = 0.005  # seconds between two looks whether the service is there
 
 
@@ -110,16 +111,26 @@ class Visit:
 
 @contextmanager
 def opened(url: str, state: Path | None) -> Iterator[Visit]:
-    """Hand out a page of a browser that has started and waits; its way to the service is a front door's."""
+    """Hand out a page of a browser that is in use; its way to the service is a front door's.
+
+    It has shown another page before: a browser's own start is no part of the service's.
+    """
     with _context(url, state) as context:
+        page = context.new_page()
+        page.goto(f"{urlsplit(url)._replace(netloc=f'localhost:{_port(url) + 1}').geturl()}{DISCOVERY}")
+        page.close()
         yield Visit(context.new_page(), url)
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 443
 
 
 @contextmanager
 def _context(url: str, state: Path | None) -> Iterator[BrowserContext]:
-    port = urlsplit(url).port or 443
+    port = _port(url)
     door = FrontDoor(port)
-    # The port after the service's is the provider's, where the session begins.
+    # The provider is where the session begins.
     rules = f"MAP localhost:{port} 127.0.0.1:{door.port}, MAP localhost:{port + 1} 127.0.0.1:{port + 1}"
     arguments = [argument for argument in ARGUMENTS if not argument.startswith("--host-resolver-rules")]
     arguments.append(f"--host-resolver-rules={rules}, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")

@@ -11,11 +11,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Lever:
-    """What it is, the measure that shows it, and the edits that take it out: file, old text, new text."""
+    """What it is, the measure that shows it, and the edits that take it out: file, old text, new text.
+
+    Attributes:
+        figure: of the measure, in report.py; the measure's own when empty.
+    """
 
     name: str
     measure: str
     edits: tuple[tuple[str, str, str], ...]
+    figure: str = ""
 
 
 MAIN, APP, LAZY, STORE = (f"server/{name}.py" for name in ("__main__", "app", "lazy", "store"))
@@ -66,6 +71,12 @@ LEVERS = (
         (("Dockerfile", "-m servestatic.compress", "-m compileall -l -q #"),),
     ),
     Lever(
+        "the page names what its first view asks for",
+        "click",
+        (("Dockerfile", "RUN python3 /build/preload.py", "RUN true"),),
+        "page",
+    ),
+    Lever(
         "sources of other packages than MLflow left out",
         "size",
         (("Dockerfile", " && xargs rm </build/sources \\\n", ""),),
@@ -77,10 +88,34 @@ LEVERS = (
         ((MAIN, 'loop="uvloop"', 'loop="asyncio"'), (MAIN, 'http="httptools"', 'http="h11"')),
     ),
 )
+# Not levers: what was tried and is not there. The edits put it in.
+TRIED = (
+    Lever(
+        "OAuth2-Proxy's garbage collector at GOGC=400",
+        "load",
+        (("start.sh", "    oauth2-proxy --config", "    GOGC=400 oauth2-proxy --config"),),
+    ),
+    Lever(
+        "OAuth2-Proxy's garbage collector off up to 64 MiB",
+        "load",
+        (("start.sh", "    oauth2-proxy --config", "    GOGC=off GOMEMLIMIT=64MiB oauth2-proxy --config"),),
+    ),
+    Lever(
+        "lazy imports of all packages but Google's and SQLAlchemy's",
+        "start",
+        (
+            (
+                LAZY,
+                'if not (importer == "mlflow" or importer.startswith("mlflow.")):',
+                'if importer.split(".")[0] in ("google", "sqlalchemy"):',
+            ),
+        ),
+    ),
+)
 
 
 def take_out(lever: Lever, project: Path) -> None:
-    """Take a lever out of a rendered project.
+    """Take a lever out of a rendered project, or put in what was tried.
 
     Raises:
         ValueError: it is no longer where it was.

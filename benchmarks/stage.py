@@ -25,7 +25,7 @@ from deployment.local.token import local_token
 from deployment.settings import Settings
 from docker.models.containers import Container
 
-from benchmarks.levers import LEVERS, Lever, take_out
+from benchmarks.levers import LEVERS, TRIED, Lever, take_out
 from images import standins
 
 ROOT = Path(__file__).parent.parent
@@ -98,12 +98,12 @@ class Stage:
         return self.build(name, folder, PYTHON_IMAGE=images.python, OAUTH2_PROXY_IMAGE=images.oauth2_proxy)
 
     def without(self, lever: Lever) -> Subject:
-        """Build the service without a lever."""
+        """Build the service without a lever, or with what was tried."""
         folder = SCRATCH / "without"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.project, folder)
         take_out(lever, folder)
-        return Subject(lever.name, self.build_service(f"without-{LEVERS.index(lever)}", folder))
+        return Subject(lever.name, self.build_service(f"without-{(*LEVERS, *TRIED).index(lever)}", folder))
 
     @property
     def service(self) -> Subject:
