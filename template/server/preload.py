@@ -17,15 +17,15 @@ LINKS = ['<link rel="preload" href="ajax-api/3.0/mlflow/server-info" as="fetch" 
 
 
 def view_parts(script: str) -> list[str]:
-    """Return the numbers of the parts that a view's route in MLflow's main script names; none, if none does."""
+    """Return the numbers of the parts that the view's route in MLflow's main script names, if it is there."""
     before, found, _ = script.partition(VIEW)
     return re.findall(r"\.e\((\d+)\)", before[before.rfind("element:") :]) if found else []
 
 
 def links(folder: Path) -> list[str]:
     """Return the page's links, for MLflow's built UI in `folder`."""
-    (script,) = folder.glob("static/js/main.*.js")
-    numbers = view_parts(script.read_text(encoding="utf-8"))
+    script = "".join(path.read_text(encoding="utf-8") for path in folder.glob("static/js/main.*.js"))
+    numbers = view_parts(script)
     paths = [path for n in numbers for path in sorted(folder.glob(f"static/*/{n}.*")) if path.suffix in KINDS]
     return LINKS + [
         f'<link rel="preload" href="static-files/{path.relative_to(folder)}" as="{KINDS[path.suffix]}">'

@@ -154,8 +154,8 @@ def _locked(engine: Engine) -> Iterator[None]:
     """Hold a Postgres advisory lock, so that of all instances one at a time is inside."""
     import sqlalchemy
 
-    # The lock is the session's and outlives the transaction. No AUTOCOMMIT: a connection of psycopg2's that had
-    # it once sends a statement more for each transaction, for good.
+    # The lock is the session's and outlives the transaction. No AUTOCOMMIT: a connection of psycopg2's that
+    # had it once sends a statement more for each transaction, for good.
     with engine.connect() as connection:
         connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(ADVISORY_LOCK)))
         connection.commit()
