@@ -14,7 +14,9 @@ with mlflow.start_run() as run:
     mlflow.log_metric("m", 0.5)
 print(run.info.run_id)
 """
-# Threads, then processes made while they run: each logs until the time is over, and tells how far it came.
+# Processes and threads, each logs until the time is over, and tells how far it came. The forks come first, with
+# a token at hand: MLflow's client imports something in each request, and an import's lock that another thread
+# holds at a fork is held in the new process for good.
 TRAINING = """
 import json, multiprocessing, sys, threading, time
 import mlflow
@@ -42,15 +44,18 @@ def train(name, threads, queue):
 
 if __name__ == "__main__":
     queue = multiprocessing.get_context("spawn").Queue()
+    mlflow.MlflowClient().log_metric(run, "before", 1.0)
     main = threading.Thread(target=train, args=("main", 16, queue))
-    main.start()
-    time.sleep(1)
     children = [
         multiprocessing.get_context(method).Process(target=train, args=(f"{method}{n}", 3, queue))
         for method, number in (("fork", 4), ("spawn", 2))
         for n in range(number)
     ]
-    for child in children:
+    for child in children[:4]:
+        child.start()
+    main.start()
+    time.sleep(1)
+    for child in children[4:]:
         child.start()
     print(json.dumps([queue.get(timeout=SECONDS + 60) for _ in range(len(children) + 1)]))
     for child in children:
