@@ -83,6 +83,18 @@ LEVERS = (
     ),
     Lever("shared libraries without symbols", "size", (("Dockerfile", "strip --strip-unneeded", "true"),)),
     Lever(
+        "the UPDATEs of a batch sent together",
+        "load",
+        (
+            (
+                STORE,
+                "return _batching(utils.create_sqlalchemy_engine_with_retry(uri))",
+                "return utils.create_sqlalchemy_engine_with_retry(uri)",
+            ),
+        ),
+        "batch",
+    ),
+    Lever(
         "uvloop and httptools",
         "load",
         ((MAIN, 'loop="uvloop"', 'loop="asyncio"'), (MAIN, 'http="httptools"', 'http="h11"')),

@@ -14,9 +14,9 @@ with mlflow.start_run() as run:
     mlflow.log_metric("m", 0.5)
 print(run.info.run_id)
 """
-# Processes and threads, each logs until the time is over, and tells how far it came. The forks come first, with
-# a token at hand: MLflow's client imports something in each request, and an import's lock that another thread
-# holds at a fork is held in the new process for good.
+# Processes and threads, each logs until the time is over, and tells how far it came. The forks come first,
+# with a token at hand: MLflow's client imports something in each request, and an import's lock that another
+# thread holds at a fork is held in the new process for good.
 TRAINING = """
 import json, multiprocessing, sys, threading, time
 import mlflow

@@ -654,6 +654,19 @@ def test_a_metric_costs_eight_statements(client: MlflowClient, local: Local, run
     }
 
 
+def test_a_hundred_metrics_cost_little_more_than_one(client: MlflowClient, local: Local, run: str) -> None:
+    """MLflow updates the newest value of each; they go together."""
+
+    def batch(step: int) -> list[Metric]:
+        return [Metric(f"m{number}", float(number + step), 0, step) for number in range(100)]
+
+    client.log_batch(run, metrics=batch(0))
+    with statements.heard(local.container("database")) as found:
+        client.log_batch(run, metrics=batch(1))
+    assert len(found) < 20
+    assert client.get_run(run).data.metrics == {f"m{number}": number + 1 for number in range(100)}
+
+
 def test_restart_keeps_everything(client: MlflowClient, local: Local, run: str, tmp_path: Path) -> None:
     client.log_metric(run, "kept", 4.5)
     client.log_text(run, "kept", "kept.txt")

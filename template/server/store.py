@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
@@ -80,9 +80,23 @@ def _connected(uri: str) -> Engine:
 
     utils.MAX_RETRY_COUNT = TRIES
     try:
-        return utils.create_sqlalchemy_engine_with_retry(uri)
+        return _batching(utils.create_sqlalchemy_engine_with_retry(uri))
     except sqlalchemy.exc.OperationalError as error:
         raise DatabaseError(f"the database does not let one in: {error.orig}") from None
+
+
+def _batching(engine: Engine) -> Engine:
+    """Have many UPDATEs go to the database together, as create_engine's executemany_mode would.
+
+    Else each metric of a batch that a run has already is a way to the database and back.
+    https://docs.sqlalchemy.org/en/20/dialects/postgresql.html#psycopg2-fast-execution-helpers
+    """
+    from sqlalchemy.dialects.postgresql import psycopg2
+
+    dialect: Any = engine.dialect
+    dialect.executemany_mode = psycopg2.EXECUTEMANY_VALUES_PLUS_BATCH
+    dialect.supports_sane_multi_rowcount = False  # as it says itself in this mode
+    return engine
 
 
 def check_schema(engine: Engine) -> None:
