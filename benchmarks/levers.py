@@ -61,6 +61,29 @@ LEVERS = (
         ),
     ),
     Lever("no garbage collection while importing", "start", ((MAIN, "    gc.disable()", "    #"),)),
+    Lever(
+        "what is imported is never collected",
+        "load",
+        ((MAIN, "    gc.freeze()", "    #"),),
+    ),
+    Lever(
+        "the preflight beside MLflow's start, not before it",
+        "start",
+        (
+            (
+                "start.sh",
+                "  background preflight_pid preflight\n",
+                '  background preflight_pid preflight\n  wait "$preflight_pid"\n',
+            ),
+        ),
+        "seconds",
+    ),
+    Lever(
+        "a look each 20 ms whether MLflow answers, not each 250",
+        "start",
+        (("start.sh", "read -r -t 0.02", "read -r -t 0.25"),),
+        "seconds",
+    ),
     Lever("bytecode that is not checked", "start", (("Dockerfile", "unchecked-hash", "timestamp"),)),
     Lever(
         "the UI's files looked at when asked for", "start", ((APP, "autorefresh=True", "autorefresh=False"),)

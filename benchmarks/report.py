@@ -127,6 +127,7 @@ def _through_proxy(results: Results) -> str:
 # How a lever is shown: where in its measure, what that is, digits.
 SHOWN: dict[str, tuple[tuple[str, ...], str, int]] = {
     "start": (("cpu_seconds",), "CPU-s to the first answer", 2),
+    "seconds": (("seconds",), "s to the first answer", 2),
     "click": (("bytes",), "bytes of the first page", 0),
     "page": (("seconds_when_running",), "s of the first page, the server running", 2),
     "size": (("mb",), "MB of image", 0),
