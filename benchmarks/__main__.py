@@ -85,6 +85,7 @@ def levers(stage: Stage, service: Subject, rounds: int, scale: float) -> dict[st
         "click": lambda s: measures.first_click(stage, s),
         "size": lambda s: {"mb": measures.size(stage, s)},
         "load": lambda s: measures.load(stage, s, scale / 2),
+        "two": lambda s: measures.two_processes(stage, s),
     }
     found = {}
     for name, measure in by.items():

@@ -62,8 +62,8 @@ LEVERS = (
     ),
     Lever("no garbage collection while importing", "start", ((MAIN, "    gc.disable()", "    #"),)),
     Lever(
-        "what is imported is never collected",
-        "load",
+        "what is imported is never collected, so that two processes share it",
+        "two",
         ((MAIN, "    gc.freeze()", "    #"),),
     ),
     Lever(

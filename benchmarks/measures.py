@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def load(stage: Stage, subject: Subject, scale: float) -> dict[str, dict[str, Nu
                     "p99_ms": seconds[int(len(seconds) * 0.99)] * 1000,
                 }
     return found
+
+
+def two_processes(stage: Stage, subject: Subject) -> Numbers:
+    """Return the MiB that a container of two server processes holds after some requests."""
+    two = replace(subject, environment={**subject.environment, "MLFLOW_WORKERS": "2"})
+    with stage.running(two, memory="768m") as container:
+        stage.answer(container)
+        for kind, requests in KINDS.items():
+            _load(stage, stage.layout.port, kind, requests // 2, direct=False)
+        quiet(container)
+        return {"mib": used(container)[1]}
 
 
 def _load(stage: Stage, port: int, kind: str, requests: int, *, direct: bool) -> dict[str, Any]:

@@ -132,6 +132,7 @@ SHOWN: dict[str, tuple[tuple[str, ...], str, int]] = {
     "page": (("seconds_when_running",), "s of the first page, the server running", 2),
     "size": (("mb",), "MB of image", 0),
     "load": (("experiments/search", "proxied", "requests_per_second"), "experiments/search a second", 0),
+    "two": (("mib",), "MiB of two processes after requests", 0),
     "batch": (("log-batch", "proxied", "requests_per_second"), "log-batch of 100 a second", 0),
 }
 

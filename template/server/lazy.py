@@ -34,8 +34,8 @@ def install() -> None:
 def _defer_url_builders() -> None:
     """Have Werkzeug compile what builds a rule's URL when that is first called.
 
-    It compiles two functions for each of MLflow's 400 rules, a tenth of a start; a request matches a rule,
-    and hardly ever builds a URL.
+    It compiles two functions for each of MLflow's 400 rules, a fifteenth of a start; a request matches a
+    rule, and hardly ever builds a URL.
     """
     from werkzeug.routing.rules import Rule
 

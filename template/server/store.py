@@ -121,7 +121,7 @@ def check_schema(engine: Engine) -> None:
 def newest_schema() -> str:
     """Return the schema's revision that this MLflow needs.
 
-    The image's build has written it into a file. Without that, Alembic is asked, a tenth of a start.
+    The image's build has written it into a file. Without that, Alembic is asked, a fifteenth of a start.
     """
     if SCHEMA_FILE.exists():
         return SCHEMA_FILE.read_text().strip()
