@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from deployment.local.layout import CLIENT_ID
+from deployment.local.token import local_token
 from google.auth import jwt
 
 from emulator.identity import load, new_key
@@ -21,7 +25,7 @@ from tests.programs import RUN, TRAINING, TRAINING_FILE, install_client, python
 pytestmark = pytest.mark.docker
 ALICE, MALLORY = "alice@example.com", "mallory@elsewhere.test"
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
-SECONDS = 4  # that a token lives
+SECONDS = 6  # that a token lives
 LIST = '  allowed:\n    - "example.com"'
 AUTH = {"MLFLOW_TRACKING_AUTH": "google"}
 GOOGLE = "https://oauth2.googleapis.com/token"  # whom assertions are for, whatever a key file names
@@ -47,7 +51,8 @@ class Accounts:
         """Serve on a port of this machine's loopback."""
         self._stack, self._folder = stack, folder
         self._key = new_key()
-        self._public = load(self._key).public_key()
+        public = load(self._key).public_key()
+        self._public = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         self.renewals = 0
         accounts = self
 
@@ -72,10 +77,10 @@ class Accounts:
         """Return the token of a signed assertion's account."""
         fields = parse_qs(form)
         assert fields["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
-        claims = jwt.decode(fields["assertion"][0], certs=self._pem(), audience=GOOGLE)
+        claims = jwt.decode(fields["assertion"][0], certs=self._public, audience=GOOGLE)
         assert claims["target_audience"] == self._stack.url
         self.renewals += 1
-        return self._stack.token(claims["iss"])
+        return local_token(self._stack.issuer, CLIENT_ID, claims["iss"])
 
     def key(self, account: str) -> dict[str, str]:
         """Return the variable that names an account's key file."""
@@ -83,11 +88,6 @@ class Accounts:
         info = {"type": "service_account", "client_email": account, "token_uri": self.url}
         path.write_text(json.dumps({**info, "private_key": self._key, "private_key_id": "1"}))
         return {"GOOGLE_APPLICATION_CREDENTIALS": str(path)}
-
-    def _pem(self) -> bytes:
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-        return self._public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +167,7 @@ def test_a_training_longer_than_its_tokens_loses_nothing(
 
 def test_a_token_that_has_ended_is_refused(stack: Local, program: dict[str, str]) -> None:
     token = stack.token()
-    ended = threading.Event()
-    ended.wait(SECONDS + 1)
+    time.sleep(SECONDS + 1)
     said = python(RUN, {**program, **AUTH, "MLFLOW_TRACKING_TOKEN": token}, code=1)
     assert "answers 401 to what MLFLOW_TRACKING_TOKEN" in said
 

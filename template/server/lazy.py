@@ -39,7 +39,7 @@ def _defer_url_builders() -> None:
     """
     from werkzeug.routing.rules import Rule
 
-    compiled = Rule._compile_builder
+    compiled: Callable[..., Callable[..., Any]] = Rule._compile_builder
 
     def deferred(self: Rule, append_unknown: bool = True) -> Callable[..., Any]:
         @cache
@@ -51,4 +51,4 @@ def _defer_url_builders() -> None:
 
         return build
 
-    Rule._compile_builder = deferred  # type: ignore[method-assign]
+    Rule._compile_builder = deferred
