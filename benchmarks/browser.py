@@ -117,7 +117,7 @@ def opened(url: str, state: Path | None) -> Iterator[Visit]:
     """
     with _context(url, state) as context:
         page = context.new_page()
-        page.goto(f"{urlsplit(url)._replace(netloc=f'localhost:{_port(url) + 1}').geturl()}{DISCOVERY}")
+        page.goto(f"http://localhost:{_port(url) + 1}{DISCOVERY}")
         page.close()
         yield Visit(context.new_page(), url)
 
